@@ -1,0 +1,26 @@
+//! `harness` reproduces VPPO. (The map is written when the parts stand.)
+pub mod algo;
+pub mod bench;
+#[cfg(feature = "candle")]
+pub mod cli;
+pub mod config;
+#[cfg(feature = "candle")]
+pub mod eval;
+pub mod grade;
+pub mod image;
+#[cfg(feature = "candle")]
+pub mod model;
+pub mod perturb;
+pub mod prompt;
+pub mod report;
+pub mod rng;
+#[cfg(feature = "candle")]
+pub mod rollout;
+pub mod settings;
+pub mod stats;
+pub mod store;
+#[cfg(feature = "candle")]
+pub mod study;
+#[cfg(feature = "candle")]
+pub mod train;
+pub mod types;

@@ -1,0 +1,3 @@
+//! The `harness` command: parses arguments and calls the library.
+
+fn main() {}

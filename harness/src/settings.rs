@@ -1,0 +1,202 @@
+//! Every setting of a run except the algorithm's own, as plain data.
+//!
+//! People write sparse TOML (`ablations/`), `config` turns it into these complete structs, and the complete
+//! structs are what is stored and hashed. No defaults hide here: the scale files state each value.
+
+use serde::{Deserialize, Serialize};
+
+/// How a picture is corrupted before the policy re-scores its own tokens (paper App. F).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Corruption {
+    /// What happens to the pixels.
+    pub kind: CorruptionKind,
+    /// One corrupted picture per response (the reference) or one per group.
+    pub scope: CorruptionScope,
+}
+
+/// The perturbations of the paper's Table 11, with the parameters of the reference's `perc_utils.py`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "name", rename_all = "snake_case", deny_unknown_fields)]
+pub enum CorruptionKind {
+    /// Squares of `patch_pixels` from the top-left corner, each set to black with `probability`.
+    Patches {
+        /// Side of a square in pixels (14 in the reference).
+        patch_pixels: u32,
+        /// Probability that a square is blackened (0.5 in VPPO).
+        probability: f64,
+    },
+    /// Gaussian noise added to every channel of every pixel, then clamped to 0..255.
+    Noise {
+        /// Standard deviation in levels (189 in the reference).
+        std: f64,
+    },
+    /// Gaussian blur.
+    Blur {
+        /// PIL's radius, that is the standard deviation in pixels (6.0 in the reference).
+        radius: f64,
+    },
+    /// The whole picture replaced by one grey level.
+    Full {
+        /// The level (128 in the reference).
+        level: u8,
+    },
+}
+
+/// For how many responses one corrupted picture serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CorruptionScope {
+    /// A fresh corruption for every response (the reference).
+    Response,
+    /// One corruption for all responses of a prompt: cheaper, an option of this harness.
+    Group,
+}
+
+/// Sampling of completions.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sampling {
+    /// Softmax temperature; 0 means greedy.
+    pub temperature: f64,
+    /// Nucleus mass; 1 keeps the whole vocabulary.
+    pub top_p: f64,
+    /// Number of most likely tokens kept; 0 keeps all.
+    pub top_k: usize,
+    /// Longest response in tokens, the end token counted.
+    pub max_new_tokens: usize,
+}
+
+/// Where the log-probabilities of the sampling policy come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OldLogp {
+    /// Kept from the rollout (full softmax, not truncated by top-p).
+    Rollout,
+    /// Computed again by a forward pass of the trainer (the reference).
+    Recompute,
+}
+
+/// The reinforcement-learning loop.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainSettings {
+    /// Number of rollout batches ("steps" of the paper's curves).
+    pub steps: u64,
+    /// Prompts kept per step (384 in the paper).
+    pub prompts_per_step: usize,
+    /// Responses per prompt (8 in the paper).
+    pub group_size: usize,
+    /// Prompts per optimiser update (128 in the paper).
+    pub mini_batch_prompts: usize,
+    /// Responses per forward and backward pass.
+    pub micro_batch_responses: usize,
+    /// Prompts drawn at a time while dynamic sampling fills a step (the reference: `prompts_per_step`).
+    pub refill_prompts: usize,
+    /// Most draws per step before training goes on with what was kept; 0 is no limit (the reference).
+    pub max_refills: usize,
+    /// Source of the old log-probabilities.
+    pub old_logp: OldLogp,
+    /// Steps between two checkpoints.
+    pub checkpoint_every: u64,
+}
+
+/// AdamW.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OptimizerSettings {
+    /// Constant learning rate (1e-6 in the paper).
+    pub learning_rate: f64,
+    /// First-moment decay.
+    pub beta1: f64,
+    /// Second-moment decay.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub epsilon: f64,
+    /// Decoupled weight decay (0.01 in the reference).
+    pub weight_decay: f64,
+    /// Gradient norm above which gradients are scaled down; 0 switches clipping off (1.0 in the reference).
+    pub max_grad_norm: f64,
+}
+
+/// Evaluation protocol.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EvalSettings {
+    /// Completions per item (the k of avg@k; 8 in the paper).
+    pub samples: u32,
+    /// Items per benchmark; 0 takes all.
+    pub items: usize,
+    /// Sampling of evaluation.
+    pub sampling: Sampling,
+    /// Sequences decoded at a time; changes memory and speed, never a draw.
+    pub batch: usize,
+}
+
+/// The generated picture questions.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WorldSettings {
+    /// Seed of the world; the same for every arm and training seed, so that items are the same.
+    pub seed: u64,
+    /// Training questions per family.
+    pub train_items: usize,
+    /// Evaluation questions per family.
+    pub eval_items: usize,
+    /// Probability that the teacher of the warm start misreads one look at the picture.
+    pub misread: f64,
+    /// Probability that the teacher slips in one step of reasoning.
+    pub slip: f64,
+}
+
+/// Supervised warm start of the tiny base model on the teacher's worked solutions.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WarmStart {
+    /// Seed of the initial weights, the order of the lessons and the teacher's errors.
+    pub seed: u64,
+    /// Optimiser updates.
+    pub steps: u64,
+    /// Worked solutions per update.
+    pub batch: usize,
+    /// Peak learning rate, reached after `warmup_steps`, then decayed by a cosine to a tenth.
+    pub learning_rate: f64,
+    /// Updates of linear warm-up.
+    pub warmup_steps: u64,
+}
+
+/// Sizes of a Qwen2.5-VL model made from scratch (the fields of the hub's config.json that differ by size).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelSettings {
+    /// Width of the language model.
+    pub hidden_size: usize,
+    /// Width of its feed-forward layers.
+    pub intermediate_size: usize,
+    /// Its layers.
+    pub layers: usize,
+    /// Its query heads.
+    pub heads: usize,
+    /// Its key and value heads.
+    pub kv_heads: usize,
+    /// Frequencies for time, height and width in the multimodal rotary embedding; sum = head size / 2.
+    pub mrope_section: [usize; 3],
+    /// Base of the rotary frequencies.
+    pub rope_theta: f64,
+    /// Width of the vision tower.
+    pub vision_hidden_size: usize,
+    /// Width of its feed-forward layers.
+    pub vision_intermediate_size: usize,
+    /// Its blocks.
+    pub vision_depth: usize,
+    /// Its heads.
+    pub vision_heads: usize,
+    /// Blocks with full attention; the others attend within windows.
+    pub vision_full_attention_blocks: Vec<usize>,
+    /// Side of a window in pixels.
+    pub vision_window_pixels: usize,
+    /// Smallest picture area in pixels handed to the processor.
+    pub min_pixels: usize,
+    /// Largest picture area in pixels handed to the processor.
+    pub max_pixels: usize,
+}
