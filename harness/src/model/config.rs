@@ -1,0 +1,244 @@
+//! The hub's `config.json` of a Qwen2.5-VL checkpoint, in both layouts that are in use: the original flat one and
+//! the nested one (`text_config`) that newer transformers write.
+
+use crate::settings::ModelSettings;
+use anyhow::{Context, Result, bail, ensure};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+/// The language model's sizes.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct TextConfig {
+    /// Rows of the embedding.
+    pub vocab_size: usize,
+    /// Width.
+    pub hidden_size: usize,
+    /// Width of the feed-forward layers.
+    pub intermediate_size: usize,
+    /// Layers.
+    pub num_hidden_layers: usize,
+    /// Query heads.
+    pub num_attention_heads: usize,
+    /// Key and value heads.
+    pub num_key_value_heads: usize,
+    /// Epsilon of the norms.
+    pub rms_norm_eps: f64,
+    /// Base of the rotary frequencies.
+    #[serde(default)]
+    pub rope_theta: Option<f64>,
+    #[serde(default, alias = "rope_parameters")]
+    rope_scaling: Option<RopeScaling>,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+struct RopeScaling {
+    mrope_section: [usize; 3],
+    #[serde(default)]
+    rope_theta: Option<f64>,
+}
+
+/// The vision tower's sizes.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct VisionConfig {
+    /// Blocks.
+    pub depth: usize,
+    /// Width.
+    pub hidden_size: usize,
+    /// Width of the feed-forward layers.
+    pub intermediate_size: usize,
+    /// Heads.
+    pub num_heads: usize,
+    /// Channels of a picture.
+    #[serde(default = "three", alias = "in_chans")]
+    pub in_channels: usize,
+    /// Width of the language model.
+    pub out_hidden_size: usize,
+    /// Side of a patch in pixels.
+    pub patch_size: usize,
+    /// Side, in patches, of the square that becomes one visual token.
+    pub spatial_merge_size: usize,
+    /// Side of an attention window in pixels.
+    pub window_size: usize,
+    /// Blocks with full attention.
+    pub fullatt_block_indexes: Vec<usize>,
+    /// Frames per patch.
+    pub temporal_patch_size: usize,
+}
+
+fn three() -> usize {
+    3
+}
+
+/// What the model needs of `config.json`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct VlConfig {
+    /// Language model.
+    pub text: TextConfig,
+    /// Vision tower.
+    pub vision: VisionConfig,
+    /// Token that holds the place of one visual token.
+    pub image_token_id: u32,
+    /// Whether the output head is the embedding.
+    pub tie_word_embeddings: bool,
+}
+
+impl VlConfig {
+    /// Reads either layout. The error names the key.
+    pub fn parse(text: &str) -> Result<Self> {
+        let value: Value = serde_json::from_str(text).context("config.json is not JSON")?;
+        let kind = value["model_type"].as_str().unwrap_or("(none)");
+        ensure!(kind == "qwen2_5_vl", "config.json: model_type is {kind:?}, expected \"qwen2_5_vl\"");
+        let nested = value.get("text_config").unwrap_or(&value);
+        let text: TextConfig =
+            serde_json::from_value(nested.clone()).context("config.json (language model)")?;
+        let vision = value.get("vision_config").context("config.json has no vision_config")?;
+        let vision: VisionConfig =
+            serde_json::from_value(vision.clone()).context("config.json: vision_config")?;
+        let image_token_id =
+            value["image_token_id"].as_u64().context("config.json: image_token_id is missing")?;
+        let tie = value.get("tie_word_embeddings").or(nested.get("tie_word_embeddings"));
+        let config = Self {
+            text,
+            vision,
+            image_token_id: u32::try_from(image_token_id).context("config.json: image_token_id")?,
+            tie_word_embeddings: tie.and_then(Value::as_bool).unwrap_or(false),
+        };
+        config.check()?;
+        Ok(config)
+    }
+
+    /// The configuration of a model made from scratch.
+    pub fn from_settings(m: &ModelSettings, vocab_size: usize, image_token_id: u32) -> Result<Self> {
+        let config = Self {
+            text: TextConfig {
+                vocab_size,
+                hidden_size: m.hidden_size,
+                intermediate_size: m.intermediate_size,
+                num_hidden_layers: m.layers,
+                num_attention_heads: m.heads,
+                num_key_value_heads: m.kv_heads,
+                rms_norm_eps: 1e-6,
+                rope_theta: Some(m.rope_theta),
+                rope_scaling: Some(RopeScaling { mrope_section: m.mrope_section, rope_theta: None }),
+            },
+            vision: VisionConfig {
+                depth: m.vision_depth,
+                hidden_size: m.vision_hidden_size,
+                intermediate_size: m.vision_intermediate_size,
+                num_heads: m.vision_heads,
+                in_channels: 3,
+                out_hidden_size: m.hidden_size,
+                patch_size: 14,
+                spatial_merge_size: 2,
+                window_size: m.vision_window_pixels,
+                fullatt_block_indexes: m.vision_full_attention_blocks.clone(),
+                temporal_patch_size: 2,
+            },
+            image_token_id,
+            tie_word_embeddings: true,
+        };
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<()> {
+        let (t, v) = (&self.text, &self.vision);
+        ensure!(t.num_attention_heads > 0 && v.num_heads > 0, "config.json: no attention heads");
+        ensure!(
+            t.hidden_size % t.num_attention_heads == 0,
+            "config.json: hidden_size is no multiple of num_attention_heads"
+        );
+        ensure!(
+            t.num_key_value_heads > 0 && t.num_attention_heads % t.num_key_value_heads == 0,
+            "config.json: num_attention_heads is no multiple of num_key_value_heads"
+        );
+        let sections: usize = self.mrope_section()?.iter().sum();
+        if sections * 2 != self.head_size() {
+            bail!(
+                "config.json: mrope_section adds up to {sections}, half the head size is {}",
+                self.head_size() / 2
+            );
+        }
+        ensure!(v.hidden_size % (4 * v.num_heads) == 0, "config.json: vision head size is no multiple of 4");
+        ensure!(v.out_hidden_size == t.hidden_size, "config.json: out_hidden_size differs from hidden_size");
+        ensure!(self.window_tokens() > 0, "config.json: window_size is smaller than one visual token");
+        Ok(())
+    }
+
+    /// Size of one attention head of the language model.
+    pub fn head_size(&self) -> usize {
+        self.text.hidden_size / self.text.num_attention_heads
+    }
+
+    /// Rotary frequencies for time, height and width.
+    pub fn mrope_section(&self) -> Result<[usize; 3]> {
+        let scaling =
+            self.text.rope_scaling.as_ref().context("config.json: rope_scaling.mrope_section is missing")?;
+        Ok(scaling.mrope_section)
+    }
+
+    /// Base of the rotary frequencies.
+    pub fn rope_theta(&self) -> f64 {
+        let nested = self.text.rope_scaling.as_ref().and_then(|s| s.rope_theta);
+        self.text.rope_theta.or(nested).unwrap_or(1_000_000.0)
+    }
+
+    /// Side of a window in visual tokens.
+    pub fn window_tokens(&self) -> usize {
+        self.vision.window_size / self.vision.spatial_merge_size / self.vision.patch_size
+    }
+
+    /// Values of one patch: channels x frames x side x side.
+    pub fn patch_values(&self) -> usize {
+        let v = &self.vision;
+        v.in_channels * v.temporal_patch_size * v.patch_size * v.patch_size
+    }
+
+    /// The hub's original flat layout.
+    pub fn to_json(&self, eos_token_id: u32, bos_token_id: u32) -> Result<String> {
+        let (t, v) = (&self.text, &self.vision);
+        let value = json!({
+            "architectures": ["Qwen2_5_VLForConditionalGeneration"],
+            "model_type": "qwen2_5_vl",
+            "attention_dropout": 0.0,
+            "bos_token_id": bos_token_id,
+            "eos_token_id": eos_token_id,
+            "hidden_act": "silu",
+            "hidden_size": t.hidden_size,
+            "image_token_id": self.image_token_id,
+            "initializer_range": 0.02,
+            "intermediate_size": t.intermediate_size,
+            "max_position_embeddings": 32768,
+            "max_window_layers": t.num_hidden_layers,
+            "num_attention_heads": t.num_attention_heads,
+            "num_hidden_layers": t.num_hidden_layers,
+            "num_key_value_heads": t.num_key_value_heads,
+            "rms_norm_eps": t.rms_norm_eps,
+            "rope_scaling": { "type": "mrope", "mrope_section": self.mrope_section()? },
+            "rope_theta": self.rope_theta(),
+            "sliding_window": 32768,
+            "tie_word_embeddings": self.tie_word_embeddings,
+            "torch_dtype": "float32",
+            "use_cache": true,
+            "use_sliding_window": false,
+            "vision_config": {
+                "depth": v.depth,
+                "fullatt_block_indexes": v.fullatt_block_indexes,
+                "hidden_act": "silu",
+                "hidden_size": v.hidden_size,
+                "in_chans": v.in_channels,
+                "intermediate_size": v.intermediate_size,
+                "num_heads": v.num_heads,
+                "out_hidden_size": v.out_hidden_size,
+                "patch_size": v.patch_size,
+                "spatial_merge_size": v.spatial_merge_size,
+                "spatial_patch_size": v.patch_size,
+                "temporal_patch_size": v.temporal_patch_size,
+                "tokens_per_second": 2,
+                "window_size": v.window_size,
+            },
+            "vocab_size": t.vocab_size,
+        });
+        Ok(serde_json::to_string_pretty(&value)? + "\n")
+    }
+}

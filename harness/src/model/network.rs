@@ -1,0 +1,299 @@
+//! The whole model: vision tower, language model, head; forward and backward over packed groups.
+
+use super::attention::{Block, Heads};
+use super::config::VlConfig;
+use super::head::{self, TokenScores};
+use super::kernels::{Rotary, gather_rows, scatter_rows, tensor, view};
+use super::layer::{Layer, LayerSpec, Norm, Saved};
+use super::params::{Grads, Id, Params, Source};
+use super::positions::{prompt_positions, text_rotary};
+use super::vision::{VisionSaved, VisionTower};
+use crate::image::Patches;
+use anyhow::{Result, ensure};
+use candle_core::Tensor;
+
+/// A prompt with the pictures it shows.
+#[derive(Clone, Debug)]
+pub struct Prompt {
+    /// Token ids, with one picture token per visual token.
+    pub ids: Vec<u32>,
+    /// Its pictures, in order.
+    pub pictures: Vec<std::sync::Arc<Patches>>,
+}
+
+/// One prompt and the responses to score or train on; the prompt is computed once for all of them.
+#[derive(Clone, Debug)]
+pub struct Tree<'a> {
+    /// The shared prompt.
+    pub prompt: &'a Prompt,
+    /// Token ids of each response (end token last, where it was written); none may be empty.
+    pub responses: Vec<&'a [u32]>,
+}
+
+/// Per-token results of scoring, in the order trees, responses, tokens.
+#[derive(Clone, Debug)]
+pub struct Scores {
+    /// log pi(token) under the full softmax at temperature 1, per response.
+    pub logp: Vec<Vec<f32>>,
+    /// Entropy in nats of the distribution each token was drawn from, per response.
+    pub entropy: Vec<Vec<f32>>,
+}
+
+/// A Qwen2.5-VL model: its configuration, parameters and structure.
+#[derive(Clone, Debug)]
+pub struct Model {
+    pub(crate) config: VlConfig,
+    pub(crate) params: Params,
+    vision: VisionTower,
+    pub(crate) embedding: Id,
+    pub(crate) layers: Vec<Layer>,
+    pub(crate) norm: Norm,
+    /// The output head where it is not the embedding.
+    head: Option<Id>,
+}
+
+/// A forward pass kept for its backward.
+pub struct Forward {
+    packed: Packed,
+    vision: Option<VisionSaved>,
+    layers: Vec<Saved>,
+    x: Tensor,
+    hidden: Tensor,
+    /// Log-probabilities and entropies.
+    pub scores: Scores,
+}
+
+/// Trees laid out as rows without padding.
+pub(crate) struct Packed {
+    pub ids: Vec<u32>,
+    pub blocks: Vec<Block>,
+    pub rotary: Rotary,
+    /// Rows whose distribution predicts a response token, and that token, response by response.
+    rows: Vec<u32>,
+    targets: Vec<u32>,
+    lengths: Vec<usize>,
+    /// Rows that hold visual tokens, in order.
+    picture_rows: Vec<u32>,
+    /// Last row and next position of each prompt.
+    pub prompt_ends: Vec<(usize, u32)>,
+}
+
+impl Model {
+    pub(crate) fn build(config: VlConfig, source: &mut dyn Source) -> Result<Self> {
+        let mut params = Params::default();
+        let t = &config.text;
+        let name = "model.embed_tokens.weight".to_owned();
+        let value = source.take(&name, &[t.vocab_size, t.hidden_size])?;
+        let embedding = params.insert(name, value);
+        let spec = LayerSpec {
+            hidden: t.hidden_size,
+            intermediate: t.intermediate_size,
+            heads: Heads {
+                query: t.num_attention_heads,
+                kv: t.num_key_value_heads,
+                size: config.head_size(),
+            },
+            eps: t.rms_norm_eps,
+            vision: false,
+        };
+        let layers = (0..t.num_hidden_layers)
+            .map(|i| Layer::new(&mut params, source, &format!("model.layers.{i}"), &spec))
+            .collect::<Result<_>>()?;
+        let norm = Norm::new(&mut params, source, "model.norm", t.hidden_size, t.rms_norm_eps)?;
+        let head = if config.tie_word_embeddings {
+            None
+        } else {
+            let name = "lm_head.weight".to_owned();
+            let value = source.take(&name, &[t.vocab_size, t.hidden_size])?;
+            Some(params.insert(name, value))
+        };
+        let vision = VisionTower::new(&mut params, source, &config)?;
+        Ok(Self { config, params, vision, embedding, layers, norm, head })
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &VlConfig {
+        &self.config
+    }
+
+    /// The parameters.
+    pub fn params(&self) -> &Params {
+        &self.params
+    }
+
+    /// The parameters, to be changed by an optimiser or a test.
+    pub fn params_mut(&mut self) -> &mut Params {
+        &mut self.params
+    }
+
+    /// The output head (V, D).
+    pub(crate) fn head(&self) -> &Tensor {
+        self.params.get(self.head.unwrap_or(self.embedding))
+    }
+
+    pub(crate) fn pack(&self, trees: &[Tree<'_>]) -> Result<Packed> {
+        let mut packed = Packed {
+            ids: vec![],
+            blocks: vec![],
+            rotary: Rotary::new(&[], 1),
+            rows: vec![],
+            targets: vec![],
+            lengths: vec![],
+            picture_rows: vec![],
+            prompt_ends: vec![],
+        };
+        let mut positions = vec![];
+        for tree in trees {
+            self.pack_tree(tree, &mut packed, &mut positions)?;
+        }
+        let vocab = self.config.text.vocab_size;
+        if let Some(id) = packed.ids.iter().chain(&packed.targets).find(|&&id| id as usize >= vocab) {
+            anyhow::bail!("token id {id} is outside the model's vocabulary of {vocab}");
+        }
+        packed.rotary = text_rotary(&positions, &self.config)?;
+        Ok(packed)
+    }
+
+    fn pack_tree(&self, tree: &Tree<'_>, packed: &mut Packed, positions: &mut Vec<[u32; 3]>) -> Result<()> {
+        let (merge, image) = (self.config.vision.spatial_merge_size, self.config.image_token_id);
+        let grids: Vec<[usize; 3]> = tree.prompt.pictures.iter().map(|p| p.grid_thw).collect();
+        let (prompt, next) = prompt_positions(&tree.prompt.ids, image, &grids, merge)?;
+        ensure!(!prompt.is_empty(), "empty prompt");
+        let first = packed.ids.len();
+        packed.picture_rows.extend(
+            tree.prompt
+                .ids
+                .iter()
+                .enumerate()
+                .filter(|(_, id)| **id == image)
+                .map(|(i, _)| (first + i) as u32),
+        );
+        packed.ids.extend(&tree.prompt.ids);
+        positions.extend(prompt);
+        let end = packed.ids.len() - 1;
+        packed.prompt_ends.push((end, next));
+        for response in &tree.responses {
+            let (&_last, input) = response.split_last().ok_or_else(|| anyhow::anyhow!("empty response"))?;
+            let start = packed.ids.len() as u32;
+            packed.rows.push(end as u32);
+            packed.rows.extend(start..start + input.len() as u32);
+            packed.targets.extend_from_slice(response);
+            packed.lengths.push(response.len());
+            packed.ids.extend(input);
+            positions.extend((next..).take(input.len()).map(|p| [p; 3]));
+        }
+        packed.blocks.push(Block::tree(tree.prompt.ids.len(), tree.responses.iter().map(|r| r.len() - 1)));
+        Ok(())
+    }
+
+    /// Embeddings of a packed batch with the visual tokens in their places.
+    pub(crate) fn embed(&self, packed: &Packed, trees: &[Tree<'_>]) -> Result<(Tensor, Option<VisionSaved>)> {
+        let x = gather_rows(self.params.get(self.embedding), &packed.ids)?;
+        let pictures: Vec<&Patches> =
+            trees.iter().flat_map(|t| t.prompt.pictures.iter().map(|p| p.as_ref())).collect();
+        if pictures.is_empty() {
+            return Ok((x, None));
+        }
+        let (tokens, saved) = self.vision.forward(&self.params, &pictures)?;
+        let d = x.dim(1)?;
+        let mut values = view(&x)?.to_vec();
+        for (token, &row) in view(&tokens)?.chunks(d).zip(&packed.picture_rows) {
+            values[row as usize * d..][..d].copy_from_slice(token);
+        }
+        Ok((tensor(values, x.dims())?, Some(saved)))
+    }
+
+    /// Scores the responses of all trees and keeps what the backward needs.
+    pub fn forward(&self, trees: &[Tree<'_>]) -> Result<Forward> {
+        let packed = self.pack(trees)?;
+        let (mut x, vision) = self.embed(&packed, trees)?;
+        let mut layers = Vec::with_capacity(self.layers.len());
+        for layer in &self.layers {
+            let (y, saved) = layer.forward(&self.params, &x, &packed.rotary, &packed.blocks)?;
+            layers.push(saved);
+            x = y;
+        }
+        let x = gather_rows(&x, &packed.rows)?;
+        let hidden = self.norm.forward(&self.params, &x)?;
+        let scores = packed.split(&head::score(&hidden, self.head(), &packed.targets)?);
+        Ok(Forward { packed, vision, layers, x, hidden, scores })
+    }
+
+    /// Adds the gradients of `sum over tokens of dlogp * logp`, where `dlogp` is given per response and token.
+    pub fn backward(&self, forward: &Forward, dlogp: &[Vec<f64>], grads: &mut Grads) -> Result<()> {
+        let (p, packed) = (&self.params, &forward.packed);
+        let lengths: Vec<usize> = dlogp.iter().map(Vec::len).collect();
+        ensure!(lengths == packed.lengths, "one derivative per response token is needed");
+        let flat: Vec<f32> = dlogp.iter().flatten().map(|&g| g as f32).collect();
+        let (dhidden, dhead) = head::score_backward(&forward.hidden, self.head(), &packed.targets, &flat)?;
+        grads.add(self.head.unwrap_or(self.embedding), dhead)?;
+        let dx = self.norm.backward(p, &forward.x, &dhidden, grads)?;
+        let mut d = scatter_rows(&dx, &packed.rows, packed.ids.len())?;
+        for (layer, saved) in self.layers.iter().zip(&forward.layers).rev() {
+            d = layer.backward(p, saved, &packed.rotary, &packed.blocks, &d, grads)?;
+        }
+        if let Some(vision) = &forward.vision {
+            self.vision.backward(p, vision, &gather_rows(&d, &packed.picture_rows)?, grads)?;
+        }
+        let text: Vec<u32> =
+            (0..packed.ids.len() as u32).filter(|r| packed.picture_rows.binary_search(r).is_err()).collect();
+        let ids: Vec<u32> = text.iter().map(|&row| packed.ids[row as usize]).collect();
+        grads.add(self.embedding, scatter_rows(&gather_rows(&d, &text)?, &ids, self.config.text.vocab_size)?)
+    }
+
+    /// Final hidden states that predict the response tokens, and those tokens: (M, D), no gradient kept.
+    pub(crate) fn hidden(&self, trees: &[Tree<'_>]) -> Result<(Tensor, Packed)> {
+        let packed = self.pack(trees)?;
+        let (mut x, _) = self.embed(&packed, trees)?;
+        for layer in &self.layers {
+            x = layer.forward(&self.params, &x, &packed.rotary, &packed.blocks)?.0;
+        }
+        Ok((self.norm.forward(&self.params, &gather_rows(&x, &packed.rows)?)?, packed))
+    }
+
+    /// Scores given responses.
+    pub fn score(&self, trees: &[Tree<'_>]) -> Result<Scores> {
+        let (hidden, packed) = self.hidden(trees)?;
+        Ok(packed.split(&head::score(&hidden, self.head(), &packed.targets)?))
+    }
+
+    /// Maps, for every response token, the log-probability rows under two batches of trees that have the same
+    /// responses (the clean and the corrupted picture): `f(token id, clean row, corrupted row)`.
+    pub fn compare<T: Send>(
+        &self,
+        clean: &[Tree<'_>],
+        corrupted: &[Tree<'_>],
+        f: impl Fn(usize, &[f32], &[f32]) -> T + Sync,
+    ) -> Result<Vec<Vec<T>>> {
+        let (hidden, packed) = self.hidden(clean)?;
+        let (other, other_packed) = self.hidden(corrupted)?;
+        ensure!(packed.targets == other_packed.targets, "the two batches do not hold the same responses");
+        let (d, head) = (hidden.dim(1)?, self.head());
+        let (hs, ws) = (view(&other)?, view(head)?);
+        let rows = head::map_rows(&hidden, head, |i, clean| {
+            let h = &hs[i * d..(i + 1) * d];
+            let mut row: Vec<f32> = ws.chunks(d).map(|w| super::kernels::dot(h, w)).collect();
+            head::log_softmax(&mut row);
+            f(packed.targets[i] as usize, clean, &row)
+        })?;
+        let mut rows = rows.into_iter();
+        Ok(packed.lengths.iter().map(|&n| rows.by_ref().take(n).collect()).collect())
+    }
+}
+
+impl Packed {
+    fn split(&self, scores: &TokenScores) -> Scores {
+        let cut = |flat: &[f32]| {
+            let mut rest = flat;
+            self.lengths
+                .iter()
+                .map(|&n| {
+                    let (head, tail) = rest.split_at(n);
+                    rest = tail;
+                    head.to_vec()
+                })
+                .collect()
+        };
+        Scores { logp: cut(&scores.logp), entropy: cut(&scores.entropy) }
+    }
+}
