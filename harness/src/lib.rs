@@ -16,6 +16,7 @@ pub mod report;
 pub mod rng;
 #[cfg(feature = "candle")]
 pub mod rollout;
+pub mod progress;
 pub mod settings;
 pub mod stats;
 pub mod store;
