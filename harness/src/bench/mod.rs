@@ -1,1 +1,2 @@
-//! (to come)
+//! Sources of questions. [`tiny`] makes its own; nothing here knows a model, a grader or an algorithm.
+pub mod tiny;
