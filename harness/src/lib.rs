@@ -24,4 +24,6 @@ pub mod store;
 pub mod study;
 #[cfg(feature = "candle")]
 pub mod train;
+#[cfg(feature = "candle")]
+pub mod warm_start;
 pub mod types;
