@@ -5,6 +5,7 @@ use harness::rng::{Purpose, Stream, stream};
 use harness::types::{Picture, Rgb};
 use regex::Regex;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::LazyLock;
 
 const SEED: u64 = 11;
 
@@ -32,8 +33,9 @@ fn picture(item: &Item) -> &Rgb {
 }
 
 fn tokens(text: &str) -> Vec<&str> {
-    let pattern = Regex::new(r"\\[a-z]+|</?[a-z]+>|[A-Za-z]+|\d+|\n|[^\sA-Za-z0-9]").unwrap();
-    pattern.find_iter(text).map(|found| found.as_str()).collect()
+    static PATTERN: LazyLock<Regex> =
+        LazyLock::new(|| Regex::new(r"\\[a-z]+|</?[a-z]+>|[A-Za-z]+|\d+|\n|[^\sA-Za-z0-9]").unwrap());
+    PATTERN.find_iter(text).map(|found| found.as_str()).collect()
 }
 
 #[test]
@@ -161,13 +163,15 @@ fn most_frequent(counts: &BTreeMap<String, usize>) -> Option<String> {
 fn template(problem: &str) -> String {
     let question =
         problem.split("\nA").next().unwrap_or(problem).split("\nChoices").next().unwrap_or(problem);
-    Regex::new(r"\b([A-J]|\d+)\b").unwrap().replace_all(question, "_").into_owned()
+    static BLOTTED: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"\b([A-J]|\d+)\b").unwrap());
+    BLOTTED.replace_all(question, "_").into_owned()
 }
 
 /// Options by letter, where the text lists them.
 fn listed(problem: &str) -> Vec<(String, String)> {
-    let option = Regex::new(r"(?m)(?:^|; )([A-D])(?::|\. )(\d+|No correct answer)").unwrap();
-    option.captures_iter(problem).map(|found| (found[1].to_string(), found[2].to_string())).collect()
+    static OPTION: LazyLock<Regex> =
+        LazyLock::new(|| Regex::new(r"(?m)(?:^|; )([A-D])(?::|\. )(\d+|No correct answer)").unwrap());
+    OPTION.captures_iter(problem).map(|found| (found[1].to_string(), found[2].to_string())).collect()
 }
 
 /// The number behind the answer, where the text lists options.
