@@ -231,11 +231,18 @@ mod tests {
             groups: vec![vec![vec!["a long label".into(), "not resolved".into()]]],
         };
         assert_eq!(plain_widths(&section, 80), [12, 12]);
-        assert_eq!(plain_widths(&section, 24), [10, 12]);
+        assert_eq!(plain_widths(&section, 24), [11, 11]);
         assert_eq!(plain_widths(&section, 1), [5, 8]);
         assert_eq!(
             plain_grid(&section, 22),
-            "Arm            score\n--------------------\na long           not\nlabel       resolved\n--------------------\n"
+            [
+                "Arm              score",
+                "----------------------",
+                "a long             not",
+                "label         resolved",
+                "----------------------\n",
+            ]
+            .join("\n")
         );
     }
 }

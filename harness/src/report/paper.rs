@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// The file, part of the program: every benchmark score of the paper's tables.
 const TABLES: &str = include_str!("../../../results/paper/tables.csv");
@@ -29,8 +30,8 @@ pub struct PaperRow {
     pub size: String,
     /// Name of the row, as in the file.
     pub row: String,
-    /// Scores in percent, in the order of [`PaperTables::benchmarks`].
-    pub scores_pct: Vec<f64>,
+    /// Scores in percent, by benchmark.
+    pub scores_pct: BTreeMap<String, f64>,
     /// The average as printed by the paper, in percent.
     pub average_pct: f64,
 }
@@ -65,13 +66,14 @@ impl PaperTables {
             && header[..3].iter().eq(&FIRST_COLUMNS)
             && header[header.len() - 1] == LAST_COLUMN;
         ensure!(framed, "{file}, line 1: the columns must be table,size,row, the benchmarks, Avg");
+        let benchmarks = &header[3..header.len() - 1];
         let mut rows = Vec::new();
         for record in reader.records() {
             let record = record.with_context(|| format!("{file} cannot be read"))?;
             let line = record.position().map_or(0, csv::Position::line);
-            rows.push(parse_row(&record).with_context(|| format!("{file}, line {line}"))?);
+            rows.push(parse_row(&record, benchmarks).with_context(|| format!("{file}, line {line}"))?);
         }
-        Ok(PaperTables { benchmarks: header[3..header.len() - 1].to_vec(), rows })
+        Ok(PaperTables { benchmarks: benchmarks.to_vec(), rows })
     }
 
     /// One row.
@@ -95,16 +97,18 @@ impl PaperTables {
     }
 }
 
-fn parse_row(record: &csv::StringRecord) -> Result<PaperRow> {
-    let fields: Vec<&str> = record.iter().collect();
-    let scores = fields[3..]
+/// The reader has checked that the record has a field for every column.
+fn parse_row(record: &csv::StringRecord, benchmarks: &[String]) -> Result<PaperRow> {
+    let scores = record
         .iter()
+        .skip(FIRST_COLUMNS.len())
         .map(|field| field.parse::<f64>().with_context(|| format!("{field:?} is not a number")))
         .collect::<Result<Vec<f64>>>()?;
     ensure!(scores.iter().all(|score| (0.0..=100.0).contains(score)), "a score is not a percentage");
-    let (&average_pct, scores_pct) = scores.split_last().context("the row has no score")?;
-    let text = |index: usize| fields[index].to_owned();
-    Ok(PaperRow { table: text(0), size: text(1), row: text(2), scores_pct: scores_pct.to_vec(), average_pct })
+    let (&average_pct, scores) = scores.split_last().context("the row has no score")?;
+    let text = |index: usize| record.get(index).unwrap_or_default().to_owned();
+    let scores_pct = benchmarks.iter().cloned().zip(scores.iter().copied()).collect();
+    Ok(PaperRow { table: text(0), size: text(1), row: text(2), scores_pct, average_pct })
 }
 
 #[cfg(test)]
@@ -119,7 +123,7 @@ mod tests {
             ["MathVerse", "DynaMath", "MMK12", "Geo3k", "MathVision", "We-Math", "LogicVista", "MMMU-Pro"]
         );
         for row in &tables.rows {
-            let mean = row.scores_pct.iter().sum::<f64>() / 8.0;
+            let mean = row.scores_pct.values().sum::<f64>() / 8.0;
             assert!((mean - row.average_pct).abs() <= 0.101, "{row:?}: {mean}");
         }
     }

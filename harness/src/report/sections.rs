@@ -22,7 +22,7 @@ impl Table {
         if !self.spec.paper.is_empty() {
             sections.push(self.paper_section());
         }
-        sections.push(self.outcome_section());
+        sections.extend([self.outcome_section(), self.length_section()]);
         sections
     }
 
@@ -54,10 +54,10 @@ impl Table {
         Section {
             title: format!("Paired difference to {} in percentage points", self.baseline_label()),
             note: format!(
-                "Item by item, ± half of the 95 % interval. \"Not resolved\": the interval spans zero, so these \
-                 data do not tell the two arms apart. p: two-sided clustered sign-flip test ({} resamples); \
-                 Holm: corrected over the benchmarks of the row. Detectable: the difference that would be found \
-                 with 80 % power (2.8 standard errors).",
+                "Item by item, ± half of the 95 % interval. The verdict goes by the interval; not resolved: it spans \
+                 zero, so these data do not tell the two arms apart. p: two-sided clustered sign-flip test ({} \
+                 resamples); Holm: corrected over the benchmarks of the row. Detectable: the difference that would \
+                 be found with 80 % power (2.8 standard errors).",
                 self.spec.resamples
             ),
             header: self.header("Difference"),
@@ -67,40 +67,57 @@ impl Table {
 
     fn paper_section(&self) -> Section {
         Section {
-            title: "As published: the paper's models on the real benchmarks (arXiv 2510.09285)".into(),
+            title:
+                "As published: the paper's models (size in brackets) on the real benchmarks, arXiv 2510.09285"
+                    .into(),
             note:
                 "Not measured by this harness. Single runs without intervals. Not comparable as numbers with \
                    the rows above; at most the order and the direction of differences are."
                     .into(),
             header: self.header("Paper"),
-            groups: vec![self.spec.paper.iter().map(paper_cells).collect()],
+            groups: vec![self.spec.paper.iter().map(|row| paper_cells(row, &self.spec.benchmarks)).collect()],
         }
     }
 
     fn outcome_section(&self) -> Section {
+        let header = [
+            "Arm",
+            "seeds",
+            "samples",
+            "correct",
+            "wrong",
+            "no answer",
+            "truncated",
+            "undecided",
+            "gold unparsable",
+        ];
+        Section {
+            title: "What became of the samples".into(),
+            note: "Counts over all benchmarks and seeds; in brackets percent of the samples. Every sample counts \
+                   in avg@k, whatever its outcome; only correct ones score. Undecided: the grader cannot tell."
+                .into(),
+            header: header.map(String::from).into(),
+            groups: vec![self.rows.iter().map(outcome_cells).collect()],
+        }
+    }
+
+    fn length_section(&self) -> Section {
         let k = self.spec.samples;
         let header = [
             "Arm".into(),
-            "seeds".into(),
-            "samples".into(),
-            "correct".into(),
-            "wrong".into(),
-            "no answer".into(),
-            "truncated".into(),
-            "undecided".into(),
-            "gold unparsable".into(),
             "mean tokens".into(),
             format!("pass@{k} Avg"),
             format!("maj@{k} Avg"),
             "s.d. of Avg over seeds".into(),
         ];
         Section {
-            title: "What became of the samples".into(),
-            note: "Counts over all benchmarks and seeds; in brackets percent of the samples. Every sample counts \
-                   in avg@k, whatever its outcome; only correct ones score. pass, maj and s.d. in percent."
+            title: format!("Length, pass@{k}, maj@{k} and the spread between training seeds"),
+            note: "Mean tokens over all samples. pass: any sample of an item is correct. maj: its most frequent \
+                   answer is correct. s.d.: of avg@k's Avg between training seeds, where there are two or more. \
+                   All but tokens in percent."
                 .into(),
             header: header.into(),
-            groups: vec![self.rows.iter().map(outcome_cells).collect()],
+            groups: vec![self.rows.iter().map(length_cells).collect()],
         }
     }
 
@@ -159,10 +176,13 @@ fn verdict(change: &Change) -> &'static str {
     }
 }
 
-fn paper_cells(row: &PaperRow) -> Vec<String> {
+/// Scores by the name of the column; the published average only where the columns are the published ones.
+fn paper_cells(row: &PaperRow, benchmarks: &[String]) -> Vec<String> {
+    let scores: Vec<Option<f64>> = benchmarks.iter().map(|name| row.scores_pct.get(name).copied()).collect();
+    let same_columns = scores.len() == row.scores_pct.len() && scores.iter().all(Option::is_some);
+    let average = same_columns.then_some(row.average_pct);
     let label = format!("{} ({}, {})", row.row, row.table, row.size);
-    let scores = row.scores_pct.iter().chain([&row.average_pct]).map(|score| format!("{score:.1}"));
-    std::iter::once(label).chain(scores).collect()
+    std::iter::once(label).chain(scores.into_iter().chain([average]).map(optional)).collect()
 }
 
 fn outcome_cells(row: &ScoreRow) -> Vec<String> {
@@ -178,7 +198,13 @@ fn outcome_cells(row: &ScoreRow) -> Vec<String> {
         counts(|counts| with_share(counts, counts.truncated)),
         counts(|counts| counts.undecided.to_string()),
         counts(|counts| counts.gold_unparsable.to_string()),
-        counts(|counts| optional(counts.mean_tokens())),
+    ]
+}
+
+fn length_cells(row: &ScoreRow) -> Vec<String> {
+    vec![
+        row.label.clone(),
+        show(&row.counts, |counts| optional(counts.mean_tokens())),
         show(&row.average, |average| format!("{:.1}", average.pass_pct)),
         show(&row.average, |average| format!("{:.1}", average.majority_pct)),
         show(&row.average, |_| optional(row.seed_deviation_pct)),
@@ -231,6 +257,18 @@ mod tests {
         let interval = Some(Interval { low_pct: 9.0, high_pct: 12.0 });
         assert_eq!(with_half_width("10.5".into(), interval), "10.5 ±1.5");
         assert_eq!(optional(None), "–");
+    }
+
+    #[test]
+    fn published_scores_stand_under_their_own_column() {
+        let scores_pct = [("A".to_owned(), 66.0), ("B".to_owned(), 40.0)].into();
+        let row =
+            PaperRow { table: "T".into(), size: "7B".into(), row: "r".into(), scores_pct, average_pct: 53.0 };
+        let cells =
+            |names: &[&str]| paper_cells(&row, &names.iter().map(|&name| name.into()).collect::<Vec<_>>());
+        assert_eq!(cells(&["B", "A"]), ["r (T, 7B)", "40.0", "66.0", "53.0"]);
+        assert_eq!(cells(&["A"]), ["r (T, 7B)", "66.0", "–"]);
+        assert_eq!(cells(&["A", "C"]), ["r (T, 7B)", "66.0", "–", "–"]);
     }
 
     #[test]

@@ -51,7 +51,7 @@ pub struct TableSpec {
     pub resamples: usize,
     /// Seed of the sign flips.
     pub statistics_seed: u64,
-    /// Published rows to show below. Their scores stand in the order of the columns.
+    /// Published rows to show below.
     pub paper: Vec<PaperRow>,
 }
 
