@@ -1,1 +1,297 @@
-//! (to come)
+//! Tables on a small synthetic study: every renderer, missing arms, order of lines, recomputation, refusals.
+
+use harness::report::{
+    Arm, ArmState, Cell, ItemScore, PaperTables, Table, TableSpec, files, items_by_arm, items_csv,
+    parse_items,
+};
+use harness::rng::{Purpose, Stream, stream};
+use harness::types::{Outcome, SampleLine, StopReason};
+use proptest::prelude::*;
+
+const K: u32 = 8;
+
+/// One sample line whose chance of success has a part shared by the cluster.
+fn line(benchmark: &str, item: usize, sample: u32, chance: f64, draw: &mut Stream) -> SampleLine {
+    let outcome = match draw.uniform() {
+        u if u < 0.03 => Outcome::NoAnswer,
+        u if u < 0.07 => Outcome::Truncated,
+        u if u < 0.08 => Outcome::Undecided,
+        _ if draw.chance(chance) => Outcome::Correct,
+        _ => Outcome::Wrong,
+    };
+    let silent = matches!(outcome, Outcome::NoAnswer | Outcome::Truncated);
+    let answer = if outcome == Outcome::Correct { 0 } else { 1 + draw.below(3) };
+    SampleLine {
+        benchmark: benchmark.into(),
+        item: format!("{item:02}"),
+        cluster: format!("source-{}", item / 2),
+        sample,
+        outcome,
+        extracted: (!silent).then(|| answer.to_string()),
+        tokens: 20 + draw.below(60) as u32,
+        stop: if outcome == Outcome::Truncated { StopReason::Length } else { StopReason::EndToken },
+    }
+}
+
+/// `items` questions per benchmark, two per cluster.
+fn lines(arm: &str, seed: u64, skill: f64, benchmarks: &[String], items: usize) -> Vec<SampleLine> {
+    let mut lines = Vec::new();
+    for benchmark in benchmarks {
+        for item in 0..items {
+            let mut shared = stream(1, Purpose::World, &[benchmark.into(), (item / 2).into()]);
+            let chance = skill + 0.4 * (shared.uniform() - 0.5);
+            let at = [arm.into(), seed.into(), benchmark.into(), item.into()];
+            let mut draw = stream(2, Purpose::World, &at);
+            lines.extend((0..K).map(|sample| line(benchmark, item, sample, chance, &mut draw)));
+        }
+    }
+    lines
+}
+
+fn spec(benchmarks: Vec<String>, paper: Vec<harness::report::PaperRow>) -> TableSpec {
+    TableSpec {
+        title: "Main table".into(),
+        study: "main".into(),
+        scale: "synthetic".into(),
+        seeds: "1, 2".into(),
+        config_hashes: vec!["dapo 0123abcd".into(), "vppo 4567ef00".into()],
+        notes: vec!["Synthetic lines, made for a test.".into()],
+        benchmarks,
+        baseline: "dapo".into(),
+        samples: K,
+        resamples: 500,
+        statistics_seed: 1,
+        paper,
+    }
+}
+
+fn measured(key: &str, label: &str, state: Vec<ItemScore>) -> Arm {
+    Arm { key: key.into(), label: label.into(), state: ArmState::Measured(state) }
+}
+
+fn scores(arm: &str, seeds: &[u64], skill: f64, benchmarks: &[String], items: usize) -> Vec<ItemScore> {
+    let score =
+        |&seed: &u64| ItemScore::from_lines(arm, seed, &lines(arm, seed, skill, benchmarks, items), K);
+    seeds.iter().map(score).collect::<anyhow::Result<Vec<_>>>().unwrap().concat()
+}
+
+/// Eight benchmarks; the base with one seed, three trained arms with two, one running and one not run.
+fn main_study() -> (TableSpec, Vec<Arm>) {
+    let paper = PaperTables::load().unwrap();
+    let columns = &paper.benchmarks;
+    let arms = vec![
+        measured("base", "Base", scores("base", &[0], 0.3, columns, 10)),
+        measured("grpo", "GRPO", scores("grpo", &[1, 2], 0.5, columns, 10)),
+        measured("dapo", "DAPO", scores("dapo", &[1, 2], 0.52, columns, 10)),
+        measured("vppo", "VPPO", scores("vppo", &[1, 2], 0.6, columns, 10)),
+        Arm { key: "tas".into(), label: "VPPO, reweighting only (TAS)".into(), state: ArmState::Running },
+        Arm { key: "tgf".into(), label: "VPPO, masking only (TGF)".into(), state: ArmState::NotRun },
+    ];
+    (spec(paper.benchmarks.clone(), paper.main_rows().unwrap()), arms)
+}
+
+/// Two benchmarks; the baseline and VPPO, which has only one of them.
+fn small_study() -> (TableSpec, Vec<Arm>) {
+    let columns = ["Geo3k", "We-Math"].map(String::from);
+    let arms = vec![
+        measured("dapo", "DAPO", scores("dapo", &[1], 0.4, &columns, 4)),
+        measured("vppo", "VPPO", scores("vppo", &[1, 2], 0.7, &columns[..1], 4)),
+        Arm { key: "tgf".into(), label: "VPPO, masking only (TGF)".into(), state: ArmState::NotRun },
+    ];
+    (spec(columns.into(), Vec::new()), arms)
+}
+
+fn table(study: (TableSpec, Vec<Arm>)) -> Table {
+    Table::new(study.0, &study.1).unwrap()
+}
+
+fn snapshot(name: &str, text: &str) {
+    let mut settings = insta::Settings::clone_current();
+    settings.set_snapshot_path(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/snapshots"));
+    settings.set_prepend_module_to_snapshot(false);
+    settings.set_omit_expression(true);
+    settings.bind(|| insta::assert_snapshot!(name, text));
+}
+
+#[test]
+fn every_renderer_of_the_main_table() {
+    let table = table(main_study());
+    snapshot("report_main_markdown", &table.markdown());
+    snapshot("report_main_terminal", &table.terminal(120));
+    snapshot("report_main_latex", &table.latex());
+    snapshot("report_main_scores_csv", &table.scores_csv().unwrap());
+    snapshot("report_main_differences_csv", &table.differences_csv().unwrap());
+}
+
+#[test]
+fn every_number_of_a_small_table() {
+    let (spec, arms) = small_study();
+    let table = Table::new(spec, &arms).unwrap();
+    snapshot("report_small_json", &table.json().unwrap());
+    snapshot("report_small_markdown", &table.markdown());
+    snapshot("report_small_items_csv", &items_csv(&arms).unwrap());
+    assert_eq!(serde_json::from_str::<Table>(&table.json().unwrap()).unwrap(), table);
+}
+
+#[test]
+fn plain_text_fits_120_columns() {
+    let text = table(main_study()).terminal(120);
+    let widest = text.lines().map(|line| line.chars().count()).max();
+    assert!(widest <= Some(120), "{widest:?}");
+}
+
+#[test]
+fn means_and_differences_by_hand() {
+    // Two items of one sample each per arm and benchmark: DAPO 1/2 and 0, VPPO 1 and 1/2, differences +1/2.
+    let one = |item: usize, outcome| SampleLine {
+        outcome,
+        ..line("A", item, 0, 0.5, &mut stream(0, Purpose::World, &[]))
+    };
+    let arm = |key: &str, a: [Outcome; 2], b: [Outcome; 2]| {
+        let mut lines: Vec<SampleLine> = (0..2).map(|i| one(2 * i, a[i])).collect();
+        lines.extend((0..2).map(|i| SampleLine { benchmark: "B".into(), ..one(2 * i, b[i]) }));
+        measured(key, key, ItemScore::from_lines(key, 1, &lines, 1).unwrap())
+    };
+    use Outcome::{Correct as C, Wrong as W};
+    let arms = [arm("dapo", [C, W], [W, W]), arm("vppo", [C, C], [C, W])];
+    let spec = TableSpec { samples: 1, ..spec(vec!["A".into(), "B".into()], Vec::new()) };
+    let table = Table::new(spec, &arms).unwrap();
+    let averages = |row: usize| table.rows[row].average.measured().unwrap().clone();
+    assert_eq!((averages(0).avg_pct, averages(1).avg_pct), (25.0, 75.0));
+    let change = table.changes[0].average.measured().unwrap();
+    // Differences 0 and 1 on either benchmark: s.e. 1/2 each, sqrt(1/2)/2 of the average, one degree of freedom
+    // each, hence Satterthwaite (1/2)^2 / (2/16) = 2 and t = 4.302653.
+    assert_eq!((change.mean_pct, change.se_pct, change.resolved), (50.0, Some(35.355339), false));
+    let half = change.interval_pct.unwrap().high_pct - 50.0;
+    assert!((half - 4.302_653 * 35.355_339).abs() < 1e-4, "{half}");
+    assert_eq!(change.detectable_pct, Some(98.994949));
+}
+
+#[test]
+fn arms_without_result_never_look_like_a_number() {
+    let table = table(main_study());
+    for (row, word) in [(4, "running"), (5, "not run")] {
+        assert!(table.rows[row].cells.iter().all(|cell| cell.status() == word && cell.measured().is_none()));
+        let label = &table.rows[row].label;
+        let text = table.markdown();
+        for line in text.lines().filter(|line| line.starts_with(&format!("| {label}"))) {
+            let cells = line.trim_matches('|').split('|').skip(1);
+            assert!(cells.into_iter().all(|cell| cell.trim() == word), "{line}");
+        }
+    }
+}
+
+#[test]
+fn a_missing_benchmark_leaves_no_average() {
+    let table = table(small_study());
+    assert!(matches!(table.rows[1].cells[0], Cell::Measured(_)) && table.rows[1].cells[1] == Cell::NotRun);
+    assert_eq!((&table.rows[1].average, table.rows[1].seed_deviation_pct), (&Cell::NotRun, None));
+    assert!(matches!(table.changes[0].cells[0], Cell::Measured(_)));
+    assert_eq!((&table.changes[0].cells[1], &table.changes[0].average), (&Cell::NotRun, &Cell::NotRun));
+}
+
+#[test]
+fn a_baseline_that_is_not_there_yet_leaves_the_scores() {
+    let (spec, mut arms) = small_study();
+    arms[0].state = ArmState::Running;
+    let table = Table::new(spec, &arms).unwrap();
+    assert!(matches!(table.rows[1].cells[0], Cell::Measured(_)));
+    assert!(table.changes[0].cells.iter().all(|cell| *cell == Cell::Running));
+    assert!(table.changes[1].cells.iter().all(|cell| *cell == Cell::NotRun));
+}
+
+#[test]
+fn the_table_is_recomputed_from_its_items() {
+    let (spec, arms) = main_study();
+    let written = files("main", &Table::new(spec.clone(), &arms).unwrap(), &arms).unwrap();
+    let names: Vec<&str> = written.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(
+        names,
+        ["main.md", "main.csv", "main.differences.csv", "main.json", "main.tex", "main.items.csv"]
+    );
+    let mut read = items_by_arm(parse_items(&written[5].1, "main.items.csv").unwrap());
+    let restored: Vec<Arm> = arms
+        .into_iter()
+        .map(|arm| match read.remove(&arm.key) {
+            Some(scores) => Arm { state: ArmState::Measured(scores), ..arm },
+            None => arm,
+        })
+        .collect();
+    assert_eq!(files("main", &Table::new(spec, &restored).unwrap(), &restored).unwrap(), written);
+}
+
+#[test]
+fn lines_in_any_order_give_the_same_bytes() {
+    let (spec, arms) = small_study();
+    let ordered = files("t", &Table::new(spec.clone(), &arms).unwrap(), &arms).unwrap();
+    for seed in 0..4 {
+        let mut draw = stream(seed, Purpose::World, &["order".into()]);
+        let mut shuffled_lines = lines("dapo", 1, 0.4, &spec.benchmarks, 4);
+        draw.shuffle(&mut shuffled_lines);
+        let mut dapo = ItemScore::from_lines("dapo", 1, &shuffled_lines, K).unwrap();
+        let mut vppo = scores("vppo", &[2, 1], 0.7, &spec.benchmarks[..1], 4);
+        draw.shuffle(&mut dapo);
+        draw.shuffle(&mut vppo);
+        let arms = [measured("dapo", "DAPO", dapo), measured("vppo", "VPPO", vppo), arms[2].clone()];
+        assert_eq!(files("t", &Table::new(spec.clone(), &arms).unwrap(), &arms).unwrap(), ordered);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn one_changed_outcome_changes_the_table(at in 0usize..64, next in 1usize..6) {
+        let (spec, mut arms) = small_study();
+        let before = files("t", &Table::new(spec.clone(), &arms).unwrap(), &arms).unwrap();
+        let mut changed = lines("dapo", 1, 0.4, &spec.benchmarks, 4);
+        let now = Outcome::ALL.iter().position(|&outcome| outcome == changed[at].outcome).unwrap();
+        changed[at].outcome = Outcome::ALL[(now + next) % Outcome::ALL.len()];
+        arms[0].state = ArmState::Measured(ItemScore::from_lines("dapo", 1, &changed, K).unwrap());
+        let after = files("t", &Table::new(spec, &arms).unwrap(), &arms).unwrap();
+        for name in ["t.md", "t.json", "t.tex", "t.items.csv"] {
+            let content = |files: &[(String, String)]| files.iter().find(|file| file.0 == name).unwrap().1.clone();
+            prop_assert_ne!(content(&before), content(&after), "{}", name);
+        }
+    }
+}
+
+fn refusal(change: impl FnOnce(&mut TableSpec, &mut Vec<Arm>)) -> String {
+    let (mut spec, mut arms) = small_study();
+    change(&mut spec, &mut arms);
+    format!("{:#}", Table::new(spec, &arms).unwrap_err())
+}
+
+fn scores_of(arm: &mut Arm) -> &mut Vec<ItemScore> {
+    match &mut arm.state {
+        ArmState::Measured(scores) => scores,
+        ArmState::Running | ArmState::NotRun => panic!("{} is measured in this study", arm.key),
+    }
+}
+
+#[test]
+fn refusals_name_what_is_wrong() {
+    let cases = [
+        (
+            refusal(|_, arms| scores_of(&mut arms[1]).retain(|score| score.item != "02")),
+            "arm vppo against baseline dapo: Geo3k: item 02 is missing from the arm",
+        ),
+        (
+            refusal(|_, arms| scores_of(&mut arms[0]).retain(|score| score.item != "03")),
+            "Geo3k: item 03 is missing from the baseline",
+        ),
+        (refusal(|_, arms| drop(scores_of(&mut arms[1]).pop())), "Geo3k, item 03: missing under seed 2"),
+        (refusal(|spec, _| spec.samples = 4), "8 samples, but avg@4 needs exactly 4"),
+        (
+            refusal(|spec, _| drop(spec.benchmarks.pop())),
+            "arm dapo: We-Math is no column of the table (Geo3k)",
+        ),
+        (refusal(|spec, _| spec.benchmarks[1] = "Geo3k".into()), "each once"),
+        (refusal(|spec, _| spec.baseline = "ppo".into()), "baseline, ppo; the arms: dapo, vppo, tgf"),
+        (refusal(|_, arms| arms[2].key = "vppo".into()), "two arms have the key vppo"),
+        (refusal(|_, arms| arms[1].key = "tas".into()), "arm tas was given scores of arm vppo"),
+        (refusal(|_, arms| scores_of(&mut arms[1]).clear()), "arm vppo is given as measured"),
+    ];
+    for (message, wanted) in cases {
+        assert!(message.contains(wanted), "{message}\nlacks {wanted}");
+    }
+}

@@ -1,1 +1,48 @@
-//! (to come)
+//! Result tables: from the item scores of several arms to Markdown, CSV, JSON, LaTeX and plain text.
+//!
+//! What it is for: one table of avg@k per benchmark and arm with 95 % intervals, the paired difference of every
+//! arm to a baseline, the published numbers for orientation, and what became of the samples. The same scores
+//! in any order give the same bytes; nothing of the time or the machine enters.
+//!
+//! The parts: [`Arm`] is one row to be (measured, running or not run: the latter two never look like a number);
+//! [`TableSpec`] says how to compare and what the footer states; [`Table`] is every number, rounded to a
+//! millionth of a percent; `sections` lays it out as text cells, which the renderers draw. `items` writes and
+//! reads `*.items.csv`, from which the table can be computed again; [`PaperTables`] holds the paper's numbers.
+//!
+//! What it does not know: where files lie and how they are written (it returns names and contents), how a
+//! completion was graded, what an algorithm is.
+//!
+//! Source: the layout follows the paper's Tables 1 and 2; the statistics are those of [`crate::stats`].
+
+mod build;
+mod draw;
+mod items;
+mod long;
+mod paper;
+mod sections;
+mod table;
+
+pub use crate::stats::ItemScore;
+pub use items::{items_by_arm, items_csv, parse_items};
+pub use paper::{PaperRow, PaperTables};
+pub use table::{
+    Arm, ArmState, Cell, Change, ChangeRow, Counts, Interval, Score, ScoreRow, Table, TableSpec,
+};
+
+use anyhow::Result;
+
+/// The files of a table, as (file name, content): `NAME.md`, `.csv` (scores), `.differences.csv`, `.json`,
+/// `.tex`, and `.items.csv`, from which [`items_by_arm`] and [`Table::new`] compute the table again.
+///
+/// # Errors
+/// None is expected; serialisation errors are passed on.
+pub fn files(name: &str, table: &Table, arms: &[Arm]) -> Result<Vec<(String, String)>> {
+    Ok(vec![
+        (format!("{name}.md"), table.markdown()),
+        (format!("{name}.csv"), table.scores_csv()?),
+        (format!("{name}.differences.csv"), table.differences_csv()?),
+        (format!("{name}.json"), table.json()?),
+        (format!("{name}.tex"), table.latex()),
+        (format!("{name}.items.csv"), items_csv(arms)?),
+    ])
+}

@@ -1,0 +1,124 @@
+//! A table for machines: JSON with every number, CSV in long form (one line per cell).
+
+use super::table::{Cell, Change, Interval, Score, Table};
+use anyhow::Result;
+
+const SCORES: [&str; 14] = [
+    "arm",
+    "label",
+    "benchmark",
+    "status",
+    "value_pct",
+    "low_pct",
+    "high_pct",
+    "items",
+    "clusters",
+    "samples",
+    "seeds",
+    "pass_pct",
+    "majority_pct",
+    "mean_tokens",
+];
+const DIFFERENCES: [&str; 12] = [
+    "arm",
+    "label",
+    "baseline",
+    "benchmark",
+    "status",
+    "value_pct",
+    "low_pct",
+    "high_pct",
+    "resolved",
+    "p",
+    "p_holm",
+    "detectable_pct",
+];
+
+impl Table {
+    /// Everything, as indented JSON.
+    ///
+    /// # Errors
+    /// None is expected; serialisation errors are passed on.
+    pub fn json(&self) -> Result<String> {
+        Ok(serde_json::to_string_pretty(self)? + "\n")
+    }
+
+    /// One line per arm and benchmark, and per arm and average (`Avg`); cells without a value are empty.
+    ///
+    /// # Errors
+    /// None is expected; serialisation errors are passed on.
+    pub fn scores_csv(&self) -> Result<String> {
+        let mut writer = csv::Writer::from_writer(Vec::new());
+        writer.write_record(SCORES)?;
+        for row in &self.rows {
+            for (benchmark, cell) in self.named(&row.cells, &row.average) {
+                let head = [&row.key, &row.label, benchmark, cell.status()].map(String::from);
+                writer.write_record(head.into_iter().chain(score_fields(cell, row.seeds.len())))?;
+            }
+        }
+        Ok(String::from_utf8(writer.into_inner()?)?)
+    }
+
+    /// One line per arm but the baseline and benchmark (and `Avg`); cells without a value are empty.
+    ///
+    /// # Errors
+    /// None is expected; serialisation errors are passed on.
+    pub fn differences_csv(&self) -> Result<String> {
+        let mut writer = csv::Writer::from_writer(Vec::new());
+        writer.write_record(DIFFERENCES)?;
+        for row in &self.changes {
+            for (benchmark, cell) in self.named(&row.cells, &row.average) {
+                let head = [&row.key, &row.label, &self.spec.baseline, benchmark, cell.status()];
+                writer.write_record(head.map(String::from).into_iter().chain(change_fields(cell)))?;
+            }
+        }
+        Ok(String::from_utf8(writer.into_inner()?)?)
+    }
+
+    fn named<'a, T>(
+        &'a self,
+        cells: &'a [Cell<T>],
+        average: &'a Cell<T>,
+    ) -> impl Iterator<Item = (&'a str, &'a Cell<T>)> {
+        self.spec.benchmarks.iter().map(String::as_str).zip(cells).chain([("Avg", average)])
+    }
+}
+
+fn score_fields(cell: &Cell<Score>, seeds: usize) -> [String; 10] {
+    let Some(score) = cell.measured() else { return Default::default() };
+    let [low, high] = ends(score.interval_pct);
+    [
+        number(score.avg_pct),
+        low,
+        high,
+        score.items.to_string(),
+        score.clusters.to_string(),
+        score.counts.samples.to_string(),
+        seeds.to_string(),
+        number(score.pass_pct),
+        number(score.majority_pct),
+        score.counts.mean_tokens().map(number).unwrap_or_default(),
+    ]
+}
+
+fn change_fields(cell: &Cell<Change>) -> [String; 7] {
+    let Some(change) = cell.measured() else { return Default::default() };
+    let [low, high] = ends(change.interval_pct);
+    [
+        number(change.mean_pct),
+        low,
+        high,
+        change.resolved.to_string(),
+        number(change.p),
+        change.p_holm.map(number).unwrap_or_default(),
+        change.detectable_pct.map(number).unwrap_or_default(),
+    ]
+}
+
+fn ends(interval: Option<Interval>) -> [String; 2] {
+    interval.map(|ends| [number(ends.low_pct), number(ends.high_pct)]).unwrap_or_default()
+}
+
+fn number(value: f64) -> String {
+    format!("{value:.4}")
+}
