@@ -207,7 +207,7 @@ fn values_out_of_range_name_key_value_and_rule() {
         ("optimizer.learning_rate=0", "greater than 0"),
         ("sampling.temperature=0", "greedy responses"),
         ("sampling.top_p=0", "greater than 0 and at most 1"),
-        ("eval.sampling.temperature=0", "`eval.samples` = 8: must be 1"),
+        ("eval.sampling.temperature=0", "must be 1 where eval.sampling.temperature is 0"),
         ("algorithm.clip=1.5", "algorithm.clip = 1.5: give less than 1"),
     ] {
         let text = refused(resolve(STUDY, "plain", &[set]), &["settings out of range", named]);
