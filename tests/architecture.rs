@@ -56,12 +56,8 @@ fn code_of(text: &str) -> String {
 fn used_modules(code: &str) -> BTreeSet<String> {
     let single = Regex::new(r"\b(?:crate|harness)::(\w+)").unwrap();
     let mut names: BTreeSet<String> = single.captures_iter(code).map(|found| found[1].to_string()).collect();
-    for (start, opening) in
-        Regex::new(r"\b(?:crate|harness)::\{").unwrap().find_iter(code).map(|m| (m.end(), m))
-    {
-        assert!(!opening.is_empty());
-        names.extend(top_names(&code[start..]));
-    }
+    let group = Regex::new(r"\b(?:crate|harness)::\{").unwrap();
+    names.extend(group.find_iter(code).flat_map(|opening| top_names(&code[opening.end()..])));
     names
 }
 

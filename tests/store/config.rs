@@ -2,7 +2,7 @@
 
 use super::refused;
 use anyhow::{Result, ensure};
-use harness::config::{Presets, RunConfig, Scale, Setting, Study, differences};
+use harness::config::{Presets, RunConfig, Scale, Setting, Study};
 use harness::settings::CorruptionKind;
 use serde::{Deserialize, Serialize};
 use std::fs;
@@ -95,8 +95,7 @@ fn layers_win_in_order() {
     assert_eq!(config.key().to_string(), "tiny/mine/plain/seed-3");
     let sets = ["train.steps=7", "optimizer.learning_rate=1", "train.old_logp=recompute"];
     let changed = resolve(STUDY, "plain", &sets).unwrap();
-    let (left, right) = (config.to_value().unwrap(), changed.to_value().unwrap());
-    let shown: Vec<_> = differences(&left, &right).iter().map(ToString::to_string).collect();
+    let shown: Vec<_> = changed.changes(&config).unwrap().iter().map(ToString::to_string).collect();
     let expected = [
         "optimizer.learning_rate: 0.0003 -> 1.0",
         "train.old_logp: \"rollout\" -> \"recompute\"",
@@ -107,7 +106,10 @@ fn layers_win_in_order() {
     assert_eq!(config.base_hash().unwrap(), changed.base_hash().unwrap());
     let other_base = resolve(STUDY, "plain", &["world.seed=2"]).unwrap();
     assert_ne!(config.base_hash().unwrap(), other_base.base_hash().unwrap());
-    assert_eq!(RunConfig::<Rule>::from_stored(&left).unwrap(), config);
+    assert_eq!(RunConfig::<Rule>::from_stored(&config.to_value().unwrap()).unwrap(), config);
+    let other_seed = RunConfig { seed: 9, ..config.clone() };
+    assert_eq!(other_seed.changes(&config).unwrap(), []);
+    assert_ne!(other_seed.hash().unwrap(), config.hash().unwrap());
 }
 
 #[test]

@@ -142,6 +142,13 @@ impl<A: Presets> RunConfig<A> {
         })))
     }
 
+    /// The settings that this run changes in `base`, by dotted key; the addresses of the two are no settings.
+    pub fn changes(&self, base: &RunConfig<A>) -> Result<Vec<Difference>> {
+        let mut found = differences(&base.to_value()?, &self.to_value()?);
+        found.retain(|difference| !IDENTITY.contains(&difference.key.as_str()));
+        Ok(found)
+    }
+
     /// Where the run is stored.
     pub fn key(&self) -> CellKey {
         let (scale, study) = (self.scale.clone(), self.study.clone());
