@@ -114,7 +114,7 @@ fn check(folder: &Path, case: &Case) {
 #[test]
 fn golden_images() {
     let own = read_cases(&own_golden());
-    assert_eq!(own.len(), 10, "cases of tests/golden/images");
+    assert_eq!(own.len(), 46, "cases of tests/golden/images");
     own.iter().for_each(|case| check(&own_golden(), case));
     if let Some(extra) = extra_golden() {
         let cases = read_cases(&extra);

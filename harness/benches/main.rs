@@ -1,7 +1,7 @@
 //! Criterion benches.
-use criterion::{Criterion, criterion_group, criterion_main};
+use criterion::{criterion_group, criterion_main};
 
-fn none(_c: &mut Criterion) {}
+mod preprocess;
 
-criterion_group!(benches, none);
+criterion_group!(benches, preprocess::preprocess);
 criterion_main!(benches);

@@ -125,7 +125,10 @@ impl BoxKernel {
 /// Swaps rows and columns of `width` x `height` RGB pixels.
 fn transpose(pixels: &[u8], width: usize, height: usize) -> Vec<u8> {
     let at = |x: usize, y: usize| 3 * (y * width + x);
-    (0..width).flat_map(|x| (0..height).flat_map(move |y| at(x, y)..at(x, y) + 3)).map(|i| pixels[i]).collect()
+    (0..width)
+        .flat_map(|x| (0..height).flat_map(move |y| at(x, y)..at(x, y) + 3))
+        .map(|i| pixels[i])
+        .collect()
 }
 
 #[cfg(test)]
@@ -230,9 +233,9 @@ mod tests {
     fn blur_is_pillows() {
         // Made by Pillow 13.0: Image.frombytes("RGB", (5, 3), ...).filter(ImageFilter.GaussianBlur(1.3)).
         let expected = [
-            80, 100, 125, 99, 103, 126, 120, 108, 120, 138, 117, 107, 149, 125, 93, 91, 117, 125, 103, 119, 128,
-            117, 119, 126, 128, 118, 118, 135, 117, 109, 101, 134, 126, 108, 135, 129, 115, 129, 132, 119, 119,
-            129, 122, 109, 125,
+            80, 100, 125, 99, 103, 126, 120, 108, 120, 138, 117, 107, 149, 125, 93, 91, 117, 125, 103, 119,
+            128, 117, 119, 126, 128, 118, 118, 135, 117, 109, 101, 134, 126, 108, 135, 129, 115, 129, 132,
+            119, 119, 129, 122, 109, 125,
         ];
         assert_eq!(corrupted(&picture(5, 3), CorruptionKind::Blur { radius: 1.3 }, 0).pixels, expected);
         for (radius, start) in [

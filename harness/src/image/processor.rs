@@ -192,7 +192,8 @@ pub fn patches(rgb: &Rgb, processor: &Processor) -> Result<Patches> {
 
 /// Rows and columns of the patches: merge block after merge block, row by row within and between them.
 fn merge_order(grid_h: usize, grid_w: usize, merge: usize) -> impl Iterator<Item = (usize, usize)> {
-    let blocks = (0..grid_h).step_by(merge).flat_map(move |y| (0..grid_w).step_by(merge).map(move |x| (y, x)));
+    let blocks =
+        (0..grid_h).step_by(merge).flat_map(move |y| (0..grid_w).step_by(merge).map(move |x| (y, x)));
     blocks.flat_map(move |(y, x)| (0..merge).flat_map(move |dy| (0..merge).map(move |dx| (y + dy, x + dx))))
 }
 

@@ -74,8 +74,11 @@ impl Raster {
             let (c, a) = (u32::from(c), u32::from(a));
             ((c * a + 255 * (255 - a) + 127) / 255) as u8
         };
-        let pixels =
-            self.pixels.chunks_exact(4).flat_map(|p| [0, 1, 2].map(|channel| over(p[channel], p[3]))).collect();
+        let pixels = self
+            .pixels
+            .chunks_exact(4)
+            .flat_map(|p| [0, 1, 2].map(|channel| over(p[channel], p[3])))
+            .collect();
         Raster { channels: 3, pixels, ..self }
     }
 
@@ -257,7 +260,10 @@ mod tests {
         for (old, new) in [(1, 7), (7, 1), (100, 33), (33, 100), (5, 5), (1_000, 448)] {
             for tap in taps(old, new) {
                 let sum: i32 = tap.weights.iter().sum();
-                assert!((sum - (1 << WEIGHT_BITS)).abs() <= tap.weights.len() as i32, "{old} -> {new}: {sum}");
+                assert!(
+                    (sum - (1 << WEIGHT_BITS)).abs() <= tap.weights.len() as i32,
+                    "{old} -> {new}: {sum}"
+                );
                 assert!(tap.first + tap.weights.len() <= old);
             }
         }

@@ -83,7 +83,8 @@ mod tests {
         let text = format!("a {IMAGE_TOKEN} b {IMAGE_TOKEN}c");
         let ids = encode_prompt(&tokenizer, &text, &[[1, 4, 6], [1, 2, 2]], 2).unwrap().ids;
         let image = tokenizer.id_of(IMAGE_TOKEN).unwrap();
-        let runs: Vec<usize> = ids.chunk_by(|a, b| a == b).filter(|r| r[0] == image).map(<[u32]>::len).collect();
+        let runs: Vec<usize> =
+            ids.chunk_by(|a, b| a == b).filter(|r| r[0] == image).map(<[u32]>::len).collect();
         assert_eq!(runs, [6, 1]);
         let error = encode_prompt(&tokenizer, &text, &[[1, 2, 2]], 2).unwrap_err().to_string();
         assert!(error.contains("2 <|image_pad|> markers for 1 pictures"), "{error}");

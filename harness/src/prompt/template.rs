@@ -24,7 +24,9 @@ impl ChatTemplate {
         environment.add_function("raise_exception", |message: String| -> Result<String, Error> {
             Err(Error::new(ErrorKind::InvalidOperation, message))
         });
-        environment.add_template_owned(NAME, source.to_owned()).context("the chat template cannot be parsed")?;
+        environment
+            .add_template_owned(NAME, source.to_owned())
+            .context("the chat template cannot be parsed")?;
         Ok(ChatTemplate { environment })
     }
 
@@ -99,7 +101,8 @@ mod tests {
 
     #[test]
     fn wrong_counts_and_broken_templates_are_errors() {
-        let message = |source, problem, images| format!("{:#}", rendered(source, problem, images).unwrap_err());
+        let message =
+            |source, problem, images| format!("{:#}", rendered(source, problem, images).unwrap_err());
         assert!(message(PARTS, "<image>", 2).contains("1 <image> places for 2 pictures"));
         assert!(message(PARTS, "none", 1).contains("0 <image> places for 1 pictures"));
         assert!(message("{% for %}", "", 0).contains("cannot be parsed"));

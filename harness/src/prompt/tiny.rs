@@ -69,8 +69,7 @@ pub fn tokenizer(corpus: impl IntoIterator<Item = String>) -> Result<String> {
     let mut words: BTreeSet<String> = numbers.collect();
     let cutter = tokenizers::Tokenizer::from_bytes(to_json(&words)?).map_err(failed)?;
     for text in corpus {
-        let mut pieces =
-            cutter.get_added_vocabulary().extract_and_normalize(cutter.get_normalizer(), &text);
+        let mut pieces = cutter.get_added_vocabulary().extract_and_normalize(cutter.get_normalizer(), &text);
         if let Some(pre_tokenizer) = cutter.get_pre_tokenizer() {
             pre_tokenizer.pre_tokenize(&mut pieces).map_err(failed)?;
         }
@@ -119,7 +118,12 @@ impl<'a> File<'a> {
             pre_tokenizer: PreTokenizers {
                 kind: "Sequence",
                 pretokenizers: (
-                    Split { kind: "Split", pattern: Regex { regex: WORDS }, behavior: "Isolated", invert: false },
+                    Split {
+                        kind: "Split",
+                        pattern: Regex { regex: WORDS },
+                        behavior: "Isolated",
+                        invert: false,
+                    },
                     BYTE_LEVEL,
                 ),
             },
@@ -154,7 +158,15 @@ struct AddedToken<'a> {
 
 impl<'a> AddedToken<'a> {
     fn new(id: usize, content: &'a str, special: bool) -> AddedToken<'a> {
-        AddedToken { id, content, single_word: false, lstrip: false, rstrip: false, normalized: false, special }
+        AddedToken {
+            id,
+            content,
+            single_word: false,
+            lstrip: false,
+            rstrip: false,
+            normalized: false,
+            special,
+        }
     }
 }
 
@@ -227,7 +239,10 @@ mod tests {
     use proptest::prelude::*;
 
     fn corpus() -> Vec<String> {
-        vec!["How many red circles are there?".into(), format!("<think>Count: 3.</think> \\boxed{{3}}\n\n{SYSTEM}")]
+        vec![
+            "How many red circles are there?".into(),
+            format!("<think>Count: 3.</think> \\boxed{{3}}\n\n{SYSTEM}"),
+        ]
     }
 
     fn made() -> Tokenizer {

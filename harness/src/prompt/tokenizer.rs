@@ -26,7 +26,8 @@ impl Tokenizer {
     /// # Errors
     /// Where the library fails, which a byte-level tokenizer does on no text.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self.inner.encode_fast(text, false).map_err(|error| anyhow!("encoding failed: {error}"))?;
+        let encoding =
+            self.inner.encode_fast(text, false).map_err(|error| anyhow!("encoding failed: {error}"))?;
         Ok(encoding.get_ids().to_vec())
     }
 
@@ -53,7 +54,9 @@ impl Tokenizer {
     /// If there is no such token.
     pub fn id_of(&self, token: &str) -> Result<u32> {
         let id = self.inner.token_to_id(token);
-        id.with_context(|| format!("the tokenizer has no token {token:?}; is it the one of a Qwen2.5-VL model?"))
+        id.with_context(|| {
+            format!("the tokenizer has no token {token:?}; is it the one of a Qwen2.5-VL model?")
+        })
     }
 
     /// One more than the largest id, added tokens included.
