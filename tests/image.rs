@@ -1,1 +1,135 @@
-//! (to come)
+//! Pictures against Pillow and transformers' Qwen2-VL image processor.
+//!
+//! `golden_images` reads `tests/golden/images` and the folder named by `HARNESS_EXTRA_GOLDEN`, laid out alike:
+//! `images/*.jsonl`, with the pictures in `data` in or beside that folder.
+
+use harness::image::{Alpha, AreaRule, Processor, patches, prepare};
+use harness::types::{Picture, Rgb};
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+use std::path::{Path, PathBuf};
+
+/// How far a JPEG decoder may be from libjpeg-turbo, in levels.
+const JPEG_LEVELS: f64 = 2.0;
+
+#[derive(Deserialize)]
+struct Case {
+    file: String,
+    format: String,
+    mode: String,
+    min_pixels: Option<usize>,
+    max_pixels: Option<usize>,
+    resized: [u32; 2],
+    rgb_sha256: String,
+    rgb_mean: [f64; 3],
+    grid_thw: [[usize; 3]; 1],
+    pv_first8: [f64; 8],
+    pv_mid8: [f64; 8],
+    pv_mean: f64,
+    pv_std: f64,
+    pv_sha256_f32le: String,
+}
+
+fn hub_processor() -> Processor {
+    Processor {
+        min_pixels: 3_136,
+        max_pixels: 12_845_056,
+        patch_size: 14,
+        temporal_patch_size: 2,
+        merge_size: 2,
+        image_mean: [0.481_454_66, 0.457_827_5, 0.408_210_73],
+        image_std: [0.268_629_54, 0.261_302_6, 0.275_777_1],
+    }
+}
+
+pub fn own_golden() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden")
+}
+
+pub fn extra_golden() -> Option<PathBuf> {
+    std::env::var_os("HARNESS_EXTRA_GOLDEN").map(PathBuf::from)
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn read_cases(folder: &Path) -> Vec<Case> {
+    let Ok(entries) = std::fs::read_dir(folder.join("images")) else { return Vec::new() };
+    let mut files: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    files.retain(|file| file.extension().is_some_and(|e| e == "jsonl"));
+    files.sort();
+    let lines = |file: PathBuf| std::fs::read_to_string(file).unwrap();
+    let text: String = files.into_iter().map(lines).collect();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn picture(folder: &Path, file: &str) -> Picture {
+    let places = [folder.join("data").join(file), folder.join("../data").join(file)];
+    let path = places.iter().find(|path| path.exists()).unwrap_or_else(|| panic!("no picture {file}"));
+    Picture::Encoded(std::fs::read(path).unwrap().into())
+}
+
+fn mean_of_channel(rgb: &Rgb, channel: usize) -> f64 {
+    let levels = rgb.pixels.iter().skip(channel).step_by(3).map(|&p| f64::from(p));
+    levels.sum::<f64>() / f64::from(rgb.width * rgb.height)
+}
+
+/// Compares one case; PNG bit for bit, JPEG within `JPEG_LEVELS`.
+fn check(folder: &Path, case: &Case) {
+    let name = format!("{} {} {:?}", case.file, case.mode, case.max_pixels);
+    let area = AreaRule {
+        min_pixels: case.min_pixels.unwrap_or(0),
+        max_pixels: case.max_pixels.unwrap_or(usize::MAX),
+    };
+    let rgb = prepare(&picture(folder, &case.file), area, Alpha::Drop).unwrap();
+    assert_eq!([rgb.width, rgb.height], case.resized, "{name}");
+    let cut = patches(&rgb, &hub_processor()).unwrap();
+    assert_eq!(cut.grid_thw, case.grid_thw[0], "{name}");
+
+    let values: Vec<f64> = cut.values.iter().map(|&v| f64::from(v)).collect();
+    let mean = values.iter().sum::<f64>() / values.len() as f64;
+    let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / values.len() as f64;
+    let level = 1.0 / (255.0 * 0.261_302_58); // one level after normalisation, at most
+    let tolerance = if case.format == "JPEG" { JPEG_LEVELS } else { 0.0 };
+    let near = |got: f64, want: f64, slack: f64| {
+        assert!((got - want).abs() <= tolerance * slack + 1e-5, "{name}: {got} instead of {want}");
+    };
+    let middle = &values[values.len() / 2..];
+    for (got, want) in values.iter().zip(&case.pv_first8).chain(middle.iter().zip(&case.pv_mid8)) {
+        near(*got, *want, level);
+    }
+    near(mean, case.pv_mean, level / 4.0);
+    near(variance.sqrt(), case.pv_std, level / 4.0);
+    for channel in 0..3 {
+        near(mean_of_channel(&rgb, channel), case.rgb_mean[channel], 0.25);
+    }
+    if case.format != "JPEG" {
+        assert_eq!(sha256(&rgb.pixels), case.rgb_sha256, "{name}");
+        let bytes: Vec<u8> = cut.values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        assert_eq!(sha256(&bytes), case.pv_sha256_f32le, "{name}");
+    }
+}
+
+#[test]
+fn golden_images() {
+    let own = read_cases(&own_golden());
+    assert_eq!(own.len(), 46, "cases of tests/golden/images");
+    own.iter().for_each(|case| check(&own_golden(), case));
+    if let Some(extra) = extra_golden() {
+        let cases = read_cases(&extra);
+        cases.iter().for_each(|case| check(&extra, case));
+        println!("{} further cases in {}", cases.len(), extra.display());
+    }
+}
+
+#[test]
+fn white_differs_from_drop_only_where_the_picture_is_transparent() {
+    let area = AreaRule { min_pixels: 0, max_pixels: usize::MAX };
+    let at = |file: &str, alpha| prepare(&picture(&own_golden(), file), area, alpha).unwrap();
+    let rgba = "mmmu_pro/images/test_Music_251_5.png";
+    let (drop, white) = (at(rgba, Alpha::Drop), at(rgba, Alpha::White));
+    assert_eq!((drop.width, drop.height), (white.width, white.height));
+    let grey = "mmk12_k12/images/6cfd53ae-a67e-4b81-9956-bbbd71908ad5.png";
+    assert_eq!(at(grey, Alpha::Drop), at(grey, Alpha::White));
+}

@@ -1,1 +1,218 @@
-//! (to come)
+//! Prompts against transformers' tokenizer, chat template and processor.
+//!
+//! The small cases run always. `HARNESS_EXTRA_GOLDEN` may name a folder with `qwen2_5_vl_tiny/` (a checkpoint's
+//! text files, pictures and `expected.json`), `tokenizer/*.jsonl`, and real rows in `data` in or beside it.
+
+use crate::image::{extra_golden, own_golden};
+use harness::bench::jsonl;
+use harness::image::{Alpha, AreaRule, Processor, patches, prepare};
+use harness::prompt::{ChatTemplate, INSTRUCTION, Tokenizer, encode_prompt, image_tokens, tiny};
+use harness::types::Picture;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+
+fn text(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn rows<T: serde::de::DeserializeOwned>(path: &Path) -> Vec<T> {
+    text(path).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// The folder of the hub's tokenizer, where it is at hand (7 MB; not part of this repository).
+fn hub_checkpoint() -> Option<PathBuf> {
+    let folder = extra_golden()?.join("qwen2_5_vl_tiny");
+    folder.join("tokenizer.json").exists().then_some(folder)
+}
+
+fn hub_tokenizer(folder: &Path) -> Tokenizer {
+    Tokenizer::from_json(&text(&folder.join("tokenizer.json"))).unwrap()
+}
+
+#[derive(Deserialize)]
+struct EncodeCase {
+    text: String,
+    ids: Vec<u32>,
+    decoded: String,
+    decoded_skip: String,
+}
+
+#[test]
+fn golden_tokenizer() {
+    let (Some(extra), Some(folder)) = (extra_golden(), hub_checkpoint()) else { return };
+    let tokenizer = hub_tokenizer(&folder);
+    assert_eq!(tokenizer.vocab_size(), 151_665);
+    assert_eq!(tokenizer.id_of("<|im_end|>").unwrap(), 151_645);
+    let cases: Vec<EncodeCase> = rows(&extra.join("tokenizer/encode_fixtures.jsonl"));
+    for case in &cases {
+        assert_eq!(tokenizer.encode(&case.text).unwrap(), case.ids, "{:?}", case.text);
+        assert_eq!(tokenizer.decode(&case.ids).unwrap(), case.decoded);
+        assert_eq!(tokenizer.decode_text(&case.ids).unwrap(), case.decoded_skip);
+    }
+    println!("{} texts", cases.len());
+}
+
+#[derive(Deserialize)]
+struct ChatCase {
+    problem: String,
+    prompt: String,
+    ids: Vec<u32>,
+}
+
+#[test]
+fn golden_chat_prompts() {
+    let (Some(extra), Some(folder)) = (extra_golden(), hub_checkpoint()) else { return };
+    let tokenizer = hub_tokenizer(&folder);
+    let hub = ChatTemplate::from_json(&text(&folder.join("chat_template.json"))).unwrap();
+    let own = ChatTemplate::new(tiny::CHAT_TEMPLATE).unwrap();
+    let cases: Vec<ChatCase> = rows(&extra.join("tokenizer/chat_fixtures.jsonl"));
+    for case in &cases {
+        let images = case.problem.matches("<image>").count();
+        for template in [&hub, &own] {
+            let prompt = template.render(&case.problem, images, INSTRUCTION).unwrap();
+            assert_eq!(prompt, case.prompt);
+        }
+        let grids = vec![[1, 2, 2]; images];
+        assert_eq!(encode_prompt(&tokenizer, &case.prompt, &grids, 2).unwrap().ids, case.ids);
+    }
+    println!("{} chats", cases.len());
+}
+
+#[derive(Deserialize)]
+struct Expected {
+    min_pixels: usize,
+    max_pixels: usize,
+    instruction: String,
+    samples: Vec<Sample>,
+}
+
+#[derive(Deserialize)]
+struct Sample {
+    images: Vec<String>,
+    prompt: String,
+    response: String,
+    image_grid_thw: Option<Vec<[usize; 3]>>,
+    prompt_ids: Vec<u32>,
+    response_ids: Vec<u32>,
+    pixel_mean: Option<f64>,
+    pixel_abs_mean: Option<f64>,
+}
+
+#[test]
+fn golden_prompts_of_the_tiny_checkpoint() {
+    let Some(folder) = hub_checkpoint() else { return };
+    let tokenizer = hub_tokenizer(&folder);
+    let template = ChatTemplate::from_json(&text(&folder.join("chat_template.json"))).unwrap();
+    let processor = Processor::from_json(&text(&folder.join("preprocessor_config.json"))).unwrap();
+    let expected: Expected = serde_json::from_str(&text(&folder.join("expected.json"))).unwrap();
+    assert_eq!(expected.instruction, format!("\n\n{INSTRUCTION}"));
+    let area = AreaRule { min_pixels: expected.min_pixels, max_pixels: expected.max_pixels };
+    for sample in &expected.samples {
+        let cut: Vec<_> = sample
+            .images
+            .iter()
+            .map(|file| Picture::Encoded(std::fs::read(folder.join(file)).unwrap().into()))
+            .map(|picture| patches(&prepare(&picture, area, Alpha::Drop).unwrap(), &processor).unwrap())
+            .collect();
+        let grids: Vec<_> = cut.iter().map(|cut| cut.grid_thw).collect();
+        assert_eq!(grids, sample.image_grid_thw.clone().unwrap_or_default());
+        let prompt = template.render(&sample.prompt, grids.len(), INSTRUCTION).unwrap();
+        let ids = encode_prompt(&tokenizer, &prompt, &grids, processor.merge_size).unwrap().ids;
+        assert_eq!(ids, sample.prompt_ids, "{}", sample.prompt);
+        let response = tokenizer.encode(&format!("{}<|im_end|>", sample.response)).unwrap();
+        assert_eq!(response, sample.response_ids, "{}", sample.response);
+
+        let jpeg = sample.images.iter().any(|file| file.ends_with(".jpg"));
+        let tolerance = if jpeg { 2e-3 } else { 1e-6 };
+        let values: Vec<f64> = cut.iter().flat_map(|cut| cut.values.iter().map(|&v| f64::from(v))).collect();
+        let mean = |f: fn(f64) -> f64| values.iter().map(|&v| f(v)).sum::<f64>() / values.len() as f64;
+        for (got, want) in [(mean(|v| v), sample.pixel_mean), (mean(f64::abs), sample.pixel_abs_mean)] {
+            assert!(want.is_none_or(|want| (got - want).abs() < tolerance), "{got} instead of {want:?}");
+        }
+    }
+    println!("{} samples", expected.samples.len());
+}
+
+/// Processor of the tiny model in these tests.
+fn tiny_processor() -> Processor {
+    let text = r#"{"min_pixels": 3136, "max_pixels": 31360, "patch_size": 14, "temporal_patch_size": 2,
+        "merge_size": 2, "image_mean": [0.48145466, 0.4578275, 0.40821073],
+        "image_std": [0.26862954, 0.26130258, 0.27577711], "do_resize": true}"#;
+    Processor::from_json(text).unwrap()
+}
+
+/// All the way from a JSONL file to prompt ids and patches; gives (questions, pictures, prompt tokens).
+fn prepare_all(path: &Path) -> (usize, usize, usize) {
+    let examples = jsonl::read(path).unwrap();
+    let tokenizer = tiny::tokenizer(examples.iter().take(20).map(|example| example.problem.clone())).unwrap();
+    let tokenizer = Tokenizer::from_json(&tokenizer).unwrap();
+    let template = ChatTemplate::new(tiny::CHAT_TEMPLATE).unwrap();
+    let processor = tiny_processor();
+    let area = AreaRule { min_pixels: processor.min_pixels, max_pixels: processor.max_pixels };
+    let (mut pictures, mut tokens) = (0, 0);
+    for example in &examples {
+        let mut grids = Vec::new();
+        for picture in &example.images {
+            let rgb = prepare(picture, area, Alpha::Drop).unwrap();
+            let cut = patches(&rgb, &processor).unwrap();
+            let count: usize = cut.grid_thw.iter().product();
+            assert_eq!(cut.values.len(), count * processor.patch_values());
+            assert!(cut.values.iter().all(|value| value.is_finite() && value.abs() < 3.0));
+            grids.push(cut.grid_thw);
+        }
+        let prompt = template.render(&example.problem, grids.len(), INSTRUCTION).unwrap();
+        let ids = encode_prompt(&tokenizer, &prompt, &grids, processor.merge_size).unwrap().ids;
+        let markers: usize = grids.iter().map(|&grid| image_tokens(grid, processor.merge_size)).sum();
+        let text_tokens = tokenizer.encode(&prompt).unwrap().len();
+        assert_eq!(ids.len(), text_tokens - grids.len() + markers, "{}", example.id);
+        assert_eq!(tokenizer.decode(&tokenizer.encode(&prompt).unwrap()).unwrap(), prompt);
+        pictures += grids.len();
+        tokens += ids.len();
+    }
+    (examples.len(), pictures, tokens)
+}
+
+#[test]
+fn own_questions_become_prompts_and_patches() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("own.jsonl");
+    let data = own_golden().join("data").canonicalize().unwrap();
+    let lines = [
+        json!({"problem": "<image>Find x.", "answer": "5", "images": data.join("mathverse/images/357.png")}),
+        json!({"problem": "Compare <image> and <image>.", "answer": "A", "images":
+            [data.join("modes/rgba.png"), {"path": data.join("mmmu_pro/images/test_Music_251_5.png")}]}),
+        json!({"problem": "1 + 1 = ? 🙂", "answer": 2}),
+    ];
+    std::fs::write(&path, lines.map(|line| line.to_string()).join("\n")).unwrap();
+    assert_eq!(prepare_all(&path).0, 3);
+    assert_eq!(prepare_all(&path).1, 3);
+}
+
+/// MathVision's own form as this harness's: its one picture first, its numbered places taken out.
+fn from_mathvision(row: &Value, folder: &Path) -> Value {
+    let question = (1..10).fold(row["question"].as_str().unwrap().to_owned(), |question, index| {
+        question.replace(&format!("<image{index}>"), "")
+    });
+    json!({
+        "id": row["id"],
+        "problem": format!("<image>{question}"),
+        "answer": row["answer"],
+        "images": [folder.join(row["_image"].as_str().unwrap())],
+    })
+}
+
+#[test]
+fn all_real_mathvision_rows_become_prompts_and_patches() {
+    let Some(extra) = extra_golden() else { return };
+    let places = [extra.join("data/mathvision"), extra.join("../data/mathvision")];
+    let Some(folder) = places.iter().find(|folder| folder.join("rows.jsonl").exists()) else { return };
+    let real: Vec<Value> = rows(&folder.join("rows.jsonl"));
+    let converted: Vec<String> = real.iter().map(|row| from_mathvision(row, folder).to_string()).collect();
+    let temp = tempfile::tempdir().unwrap();
+    let path = temp.path().join("mathvision.jsonl");
+    std::fs::write(&path, converted.join("\n")).unwrap();
+    let (questions, pictures, tokens) = prepare_all(&path);
+    assert_eq!((questions, pictures), (real.len(), real.len()));
+    println!("{questions} questions, {pictures} pictures, {tokens} prompt tokens");
+}

@@ -5,18 +5,19 @@
 
 use crate::grade::grade_response;
 use crate::image::{Alpha, AreaRule, Patches, Processor, patches, prepare};
+use crate::model::checkpoint::{CHAT_TEMPLATE, CONFIG, Files, GENERATION, PREPROCESSOR, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS};
 use crate::model::{Completion, Model, Prompt, Tree};
 use crate::perturb::corrupt;
-use crate::prompt::{ChatTemplate, Tokenizer, render};
+use crate::prompt::{ChatTemplate, Tokenizer, encode_prompt};
 use crate::rng::{Purpose, Stream, stream};
 use crate::settings::{Corruption, CorruptionScope, Sampling};
 use crate::types::{Example, Outcome, SampleLine};
 use anyhow::{Context, Result};
 use rayon::prelude::*;
+use serde_json::Value;
 use std::sync::Arc;
 
 /// How questions become prompts: everything of a checkpoint but the model.
-#[derive(Clone)]
 pub struct Renderer {
     /// The checkpoint's tokenizer.
     pub tokenizer: Tokenizer,
@@ -34,6 +35,8 @@ pub struct Renderer {
     pub end: Vec<u32>,
     /// Tokens that stand for pictures and are never sampled.
     pub forbidden: Vec<u32>,
+    /// The checkpoint's files except the weights, to be stored beside new weights.
+    files: Files,
 }
 
 /// A model that can answer questions.
@@ -68,6 +71,37 @@ pub struct Group {
 }
 
 impl Renderer {
+    /// The text side of a checkpoint's files. `area` replaces the processor's own limits before it sees a picture.
+    pub fn from_files(files: Files, instruction: &str, area: Option<AreaRule>) -> Result<Self> {
+        let text = |name: &str| -> Result<Option<&str>> {
+            let file = files.iter().find(|(n, _)| n == name);
+            file.map(|(_, bytes)| std::str::from_utf8(bytes).with_context(|| format!("{name} is not UTF-8"))).transpose()
+        };
+        let needed = |name: &str| text(name)?.with_context(|| format!("the checkpoint has no {name}"));
+        let tokenizer = Tokenizer::from_json(needed(TOKENIZER)?).context(TOKENIZER)?;
+        let template = match text(CHAT_TEMPLATE)? {
+            Some(template) => ChatTemplate::from_json(template).context(CHAT_TEMPLATE)?,
+            None => ChatTemplate::from_json(needed(TOKENIZER_CONFIG)?).context(TOKENIZER_CONFIG)?,
+        };
+        let processor = Processor::from_json(needed(PREPROCESSOR)?).context(PREPROCESSOR)?;
+        let config: Value = serde_json::from_str(needed(CONFIG)?).context(CONFIG)?;
+        let generation: Value = serde_json::from_str(text(GENERATION)?.unwrap_or("{}")).context(GENERATION)?;
+        let end = [&generation, &config].into_iter().map(|file| ids(&file["eos_token_id"])).find(|ids| !ids.is_empty());
+        let forbidden = ["image_token_id", "video_token_id"].iter().flat_map(|key| ids(&config[*key])).collect();
+        let area = area.unwrap_or(AreaRule { min_pixels: processor.min_pixels, max_pixels: processor.max_pixels });
+        Ok(Self {
+            tokenizer,
+            template,
+            processor,
+            instruction: instruction.to_owned(),
+            area,
+            alpha: Alpha::Drop,
+            end: end.with_context(|| format!("neither {GENERATION} nor {CONFIG} names an eos_token_id"))?,
+            forbidden,
+            files: files.into_iter().filter(|(name, _)| name != WEIGHTS).collect(),
+        })
+    }
+
     /// The prompt of a question.
     ///
     /// # Errors
@@ -102,19 +136,43 @@ impl Renderer {
             })
             .collect::<Result<_>>()
             .with_context(item)?;
-        let text = render(&self.template, &example.problem, pictures.len(), &self.instruction).with_context(item)?;
+        let text = self.template.render(&example.problem, pictures.len(), &self.instruction).with_context(item)?;
         let grids: Vec<[usize; 3]> = pictures.iter().map(|p| p.grid_thw).collect();
-        let ids = self.tokenizer.encode_prompt(&text, &grids, self.processor.merge_size).with_context(item)?;
-        Ok(Prompt { ids, pictures })
+        let tokens = encode_prompt(&self.tokenizer, &text, &grids, self.processor.merge_size).with_context(item)?;
+        Ok(Prompt { ids: tokens.ids, pictures })
     }
 
     /// The text of a response, special tokens left out.
     pub fn text(&self, ids: &[u32]) -> Result<String> {
-        self.tokenizer.decode(ids)
+        self.tokenizer.decode_text(ids)
     }
 }
 
+/// One id or a list of them.
+fn ids(value: &Value) -> Vec<u32> {
+    let one = |v: &Value| v.as_u64().and_then(|id| u32::try_from(id).ok());
+    value.as_array().map_or_else(|| one(value).into_iter().collect(), |list| list.iter().filter_map(one).collect())
+}
+
 impl Policy {
+    /// The policy of a checkpoint's files.
+    pub fn from_files(files: Files, instruction: &str, area: Option<AreaRule>) -> Result<Self> {
+        let file = |name: &str| {
+            let found = files.iter().find(|(n, _)| n == name);
+            found.map(|(_, bytes)| bytes.as_slice()).with_context(|| format!("the checkpoint has no {name}"))
+        };
+        let config = std::str::from_utf8(file(CONFIG)?).context("config.json is not UTF-8")?;
+        let model = Model::from_bytes(config, file(WEIGHTS)?)?;
+        Ok(Self { model, renderer: Arc::new(Renderer::from_files(files, instruction, area)?) })
+    }
+
+    /// The files of a checkpoint with the model's present weights.
+    pub fn to_files(&self) -> Result<Files> {
+        let mut files = self.renderer.files.clone();
+        files.push((WEIGHTS.into(), self.model.to_bytes()?));
+        Ok(files)
+    }
+
     /// Samples `n` completions per question and grades them; `at(item, sample)` gives the random stream of each.
     pub fn sample(
         &self,

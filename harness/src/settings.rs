@@ -157,7 +157,9 @@ pub struct WarmStart {
     pub seed: u64,
     /// Optimiser updates.
     pub steps: u64,
-    /// Worked solutions per update.
+    /// The first of them, which practise reading pictures instead of solving.
+    pub drill_steps: u64,
+    /// Lessons per update.
     pub batch: usize,
     /// Peak learning rate, reached after `warmup_steps`, then decayed by a cosine to a tenth.
     pub learning_rate: f64,

@@ -1,1 +1,341 @@
-//! (to come)
+//! Runs studies: settings become cells, cells are trained and evaluated, tables are made from what they stored.
+//!
+//! A cell is one arm with one seed. A finished cell is skipped; an interrupted one goes on from its newest checkpoint.
+//! Tables are made from the stored lines alone, by the same function whether a run has just ended or
+//! `harness report` asks.
+
+use crate::algo::Algorithm;
+use crate::bench::tiny::{FAMILIES, Split, generate};
+use crate::config::{Scale, Setting, Study, Variant};
+use crate::eval::evaluate;
+use crate::image::AreaRule;
+use crate::model::checkpoint::Files;
+use crate::progress::{Interrupted, Progress};
+use crate::report::{Arm, ArmState, PaperTables, Table, TableSpec};
+use crate::rollout::Policy;
+use crate::settings::{EvalSettings, WorldSettings};
+use crate::stats::ItemScore;
+use crate::store::{Artifact, ArtifactBuilder, Cell, CellKey, Checkpoint, Store, write_file, write_files};
+use crate::train::{Figures, Recipe, Trainer, TrainingData};
+use crate::types::Example;
+use crate::warm_start::{Apprentice, Lessons, untrained};
+use anyhow::{Context, Result, ensure};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// The complete settings of one cell.
+pub type RunConfig = crate::config::RunConfig<Algorithm>;
+
+/// Steps of the warm start between two checkpoints.
+const WARM_START_CHECKPOINT: u64 = 100;
+/// Sign flips per test in tables.
+const RESAMPLES: usize = 10_000;
+/// Seed of the statistics: fixed, so that the same lines give the same table.
+const STATISTICS_SEED: u64 = 1;
+
+/// What the user asks to run or to show.
+pub struct Plan {
+    /// Sizes and settings.
+    pub scale: Scale,
+    /// The arms.
+    pub study: Study,
+    /// The arms asked for, in the study's order.
+    pub variants: Vec<String>,
+    /// Training seeds.
+    pub seeds: Vec<u64>,
+    /// `--set` arguments.
+    pub overrides: Vec<Setting>,
+    /// Folder that holds `runs/` and `results/`.
+    pub out: PathBuf,
+}
+
+impl Plan {
+    /// The settings of one cell.
+    pub fn config(&self, variant: &str, seed: u64) -> Result<RunConfig> {
+        RunConfig::resolve(&self.scale, &self.study, variant, seed, &self.overrides)
+    }
+
+    /// The settings of all cells: seed by seed, the arms in the study's order. Nothing runs if one is wrong.
+    pub fn configs(&self) -> Result<Vec<RunConfig>> {
+        let mut configs = vec![];
+        for &seed in &self.seeds {
+            for variant in &self.variants {
+                configs.push(self.config(variant, seed)?);
+            }
+        }
+        Ok(configs)
+    }
+
+    fn store(&self) -> Result<Store> {
+        Store::open(self.out.join("runs"))
+    }
+
+    /// Where the tables are written.
+    pub fn results(&self) -> PathBuf {
+        self.out.join("results").join(&self.scale.name)
+    }
+}
+
+/// Runs every cell of the plan. `show` gets the table as it stands whenever a cell is finished.
+pub fn reproduce(plan: &Plan, progress: &dyn Progress, mut show: impl FnMut(&Table)) -> Result<Table> {
+    let configs = plan.configs()?;
+    let store = plan.store()?;
+    for config in &configs {
+        let cell = store.cell(&config.key(), &config.to_value()?)?;
+        if cell.is_done() {
+            progress.note(&format!("{}: already done", config.key()));
+            continue;
+        }
+        run_cell(config, &store, &cell, progress)?;
+        drop(cell);
+        show(&report(plan)?);
+    }
+    report(plan)
+}
+
+/// Makes the tables from the stored lines and writes them to the results folder.
+pub fn report(plan: &Plan) -> Result<Table> {
+    let (table, arms) = table(plan)?;
+    let files = crate::report::files(&plan.study.name, &table, &arms)?;
+    write_files(&plan.results(), &files)?;
+    Ok(table)
+}
+
+fn table(plan: &Plan) -> Result<(Table, Vec<Arm>)> {
+    let store = plan.store()?;
+    let paper = PaperTables::load()?;
+    let (mut arms, mut hashes, mut rows) = (vec![], vec![], vec![]);
+    let mut samples = None;
+    for variant in &plan.study.variants {
+        arms.push(Arm { key: variant.name.clone(), label: variant.label.clone(), state: arm_state(plan, &store, variant)? });
+        for &seed in &plan.seeds {
+            let config = plan.config(&variant.name, seed)?;
+            hashes.push(format!("{} seed {seed}: {}", variant.name, &config.hash()?[..16]));
+            ensure!(
+                *samples.get_or_insert(config.eval.samples) == config.eval.samples,
+                "variant {:?} has another eval.samples than the others: they cannot stand in one table",
+                variant.name
+            );
+        }
+        if let Some(row) = &variant.paper {
+            rows.push(paper.row(&row.table, "7B", &row.row)?.clone());
+        }
+    }
+    let seeds: Vec<String> = plan.seeds.iter().map(u64::to_string).collect();
+    let spec = TableSpec {
+        title: plan.study.question.clone(),
+        study: plan.study.name.clone(),
+        scale: plan.scale.name.clone(),
+        seeds: seeds.join(", "),
+        config_hashes: hashes,
+        notes: vec![],
+        benchmarks: FAMILIES.map(str::to_owned).to_vec(),
+        baseline: plan.study.base.clone(),
+        samples: samples.context("the study has no variants")?,
+        resamples: RESAMPLES,
+        statistics_seed: STATISTICS_SEED,
+        paper: rows,
+    };
+    Ok((Table::new(spec, &arms)?, arms))
+}
+
+/// The stored scores of an arm, if all its seeds are finished under the settings asked for.
+fn arm_state(plan: &Plan, store: &Store, variant: &Variant) -> Result<ArmState> {
+    let (mut scores, mut missing, mut begun) = (vec![], false, false);
+    for &seed in &plan.seeds {
+        let config = plan.config(&variant.name, seed)?;
+        let Some(cell) = find(store, &config.key())? else {
+            missing = true;
+            continue;
+        };
+        begun = true;
+        ensure!(
+            crate::store::content_hash(&cell.config()?) == config.hash()?,
+            "{} was made with other settings than those asked for: name the same --set, or another --out",
+            config.key()
+        );
+        match cell.samples()? {
+            Some(lines) if cell.is_done() => {
+                scores.extend(ItemScore::from_lines(&variant.name, seed, &lines, config.eval.samples)?);
+            }
+            _ => missing = true,
+        }
+    }
+    Ok(match (missing, begun) {
+        (false, _) => ArmState::Measured(scores),
+        (true, true) => ArmState::Running,
+        (true, false) => ArmState::NotRun,
+    })
+}
+
+fn find(store: &Store, key: &CellKey) -> Result<Option<crate::store::CellRecord>> {
+    if store.cells()?.contains(key) { store.read_only(key).map(Some) } else { Ok(None) }
+}
+
+fn run_cell(config: &RunConfig, store: &Store, cell: &Cell, progress: &dyn Progress) -> Result<()> {
+    let base = base_policy(config, store, progress)?;
+    let world = World(&config.world);
+    let policy = match &config.algorithm {
+        None => base,
+        Some(algorithm) => {
+            let recipe = Recipe {
+                algorithm,
+                train: &config.train,
+                sampling: &config.sampling,
+                optimizer: &config.optimizer,
+                seed: config.seed,
+            };
+            let policy = train(recipe, &world, &base, cell, &config.key().to_string(), progress)?;
+            save_policy(&policy, &cell.dir().join("model"))?;
+            policy
+        }
+    };
+    let benchmarks = tiny_benchmarks(config);
+    evaluate_cell(&policy, &benchmarks, &config.eval, config.seed, cell, progress)?;
+    cell.mark_done()
+}
+
+/// Trains a cell from its newest checkpoint, or from the start.
+pub fn train(
+    recipe: Recipe<'_>,
+    data: &dyn TrainingData,
+    base: &Policy,
+    cell: &Cell,
+    name: &str,
+    progress: &dyn Progress,
+) -> Result<Policy> {
+    let mut trainer = match cell.resume()? {
+        Some(checkpoint) => Trainer::resume(recipe, data, base, &checkpoint.files)?,
+        None => Trainer::new(recipe, data, base)?,
+    };
+    let steps = recipe.train.steps;
+    progress.begin(&format!("train {name}"), trainer.step(), steps);
+    while trainer.step() < steps {
+        let start = Instant::now();
+        let figures = trainer.run_step(progress)?;
+        let seconds = start.elapsed().as_secs_f64();
+        let timing = Figures::from([("step_secs".to_owned(), seconds)]);
+        cell.log_step(trainer.step(), &figures, &timing)?;
+        if trainer.step() % recipe.train.checkpoint_every == 0 || trainer.step() == steps {
+            cell.save_checkpoint(&Checkpoint { step: trainer.step(), files: trainer.checkpoint()? })?;
+        }
+        progress.advance(trainer.step(), &step_message(&figures, seconds));
+    }
+    progress.end();
+    Ok(trainer.policy().clone())
+}
+
+fn step_message(figures: &Figures, seconds: f64) -> String {
+    let figure = |name: &str| figures.get(name).copied().unwrap_or(f64::NAN);
+    format!(
+        "accuracy {:.3}  kept groups {:.2}  entropy {:.3}  {:.1} tokens  {:.0} tokens/s",
+        figure("correct_frac"),
+        figure("kept_groups_frac"),
+        figure("entropy"),
+        figure("response_tokens_mean"),
+        figure("sampled_tokens") / seconds
+    )
+}
+
+/// Evaluates the benchmarks that a cell has not evaluated yet.
+pub fn evaluate_cell(
+    policy: &Policy,
+    benchmarks: &[(String, Vec<Example>)],
+    settings: &EvalSettings,
+    seed: u64,
+    cell: &Cell,
+    progress: &dyn Progress,
+) -> Result<()> {
+    let samples = settings.samples as usize;
+    let expected: Vec<(String, usize)> =
+        benchmarks.iter().map(|(name, items)| (name.clone(), items.len() * samples)).collect();
+    let mut log = cell.sample_log(&expected)?;
+    let total: usize = expected.iter().map(|(_, n)| n).sum();
+    let mut done: u64 = expected.iter().filter(|(name, _)| log.is_complete(name)).map(|(_, n)| *n as u64).sum();
+    progress.begin(&format!("evaluate {}", cell.key()), done, total as u64);
+    for (name, items) in benchmarks {
+        if !log.is_complete(name) {
+            let lines = evaluate(policy, items, settings, seed, &mut done, progress)?;
+            log.append(name, &lines)?;
+        }
+    }
+    progress.end();
+    log.finish()
+}
+
+/// Writes a checkpoint directory in the hub's layout.
+pub fn save_policy(policy: &Policy, dir: &Path) -> Result<()> {
+    for (name, bytes) in policy.to_files()? {
+        write_file(&dir.join(name), &bytes)?;
+    }
+    Ok(())
+}
+
+/// Training questions of the tiny world, families in turn.
+pub struct World<'a>(pub &'a WorldSettings);
+
+impl TrainingData for World<'_> {
+    fn len(&self) -> usize {
+        self.0.train_items * FAMILIES.len()
+    }
+
+    fn example(&self, index: usize) -> Result<Example> {
+        let item = generate(self.0.seed, Split::Train, index % FAMILIES.len(), index / FAMILIES.len());
+        Ok(item.example)
+    }
+}
+
+/// The tiny world's evaluation questions by benchmark.
+pub fn tiny_benchmarks(config: &RunConfig) -> Vec<(String, Vec<Example>)> {
+    let all = config.world.eval_items;
+    let count = if config.eval.items == 0 { all } else { config.eval.items.min(all) };
+    let items = |family| (0..count).map(|i| generate(config.world.seed, Split::Eval, family, i).example).collect();
+    FAMILIES.iter().enumerate().map(|(family, name)| ((*name).to_owned(), items(family))).collect()
+}
+
+/// The tiny base model: from the cache, or made now.
+pub fn base_policy(config: &RunConfig, store: &Store, progress: &dyn Progress) -> Result<Policy> {
+    let waiting = |dir: &Path| progress.note(&format!("another process makes the base model in {}", dir.display()));
+    let files = match store.artifact("base", &config.base_hash()?, waiting)? {
+        Artifact::Ready(ready) => ready.files()?,
+        Artifact::Missing(builder) => make_base(config, builder, progress)?,
+    };
+    let area = AreaRule { min_pixels: config.model.min_pixels, max_pixels: config.model.max_pixels };
+    Policy::from_files(files, &config.instruction, Some(area))
+}
+
+fn make_base(config: &RunConfig, builder: ArtifactBuilder, progress: &dyn Progress) -> Result<Files> {
+    const WEIGHTS: &str = "weights.safetensors";
+    const OPTIMIZER: &str = "optimizer.safetensors";
+    let settings = &config.warm_start;
+    let mut policy = untrained(&config.model, &config.instruction, settings.seed)?;
+    let renderer = policy.renderer.clone();
+    let lessons = Lessons { world: &config.world, settings, renderer: &renderer };
+    let mut apprentice = Apprentice::new(policy.model.clone(), settings)?;
+    if let Some(checkpoint) = builder.checkpoints().newest()? {
+        let file = |name: &str| {
+            let found = checkpoint.files.iter().find(|(n, _)| n == name);
+            found.map(|(_, bytes)| bytes.as_slice()).with_context(|| format!("the warm start's checkpoint has no {name}"))
+        };
+        apprentice = apprentice.restore(file(WEIGHTS)?, file(OPTIMIZER)?, settings)?;
+    }
+    progress.begin("make the base model", apprentice.step(), settings.steps);
+    while apprentice.step() < settings.steps {
+        if progress.stop_requested() {
+            return Err(Interrupted.into());
+        }
+        let loss = apprentice.learn(&lessons)?;
+        let step = apprentice.step();
+        if step % WARM_START_CHECKPOINT == 0 && step < settings.steps {
+            let (weights, state) = apprentice.state()?;
+            let files = vec![(WEIGHTS.into(), weights), (OPTIMIZER.into(), state)];
+            builder.checkpoints().save(&Checkpoint { step, files })?;
+        }
+        progress.advance(step, &format!("loss {loss:.3} nats per token"));
+    }
+    progress.end();
+    policy.model = apprentice.model;
+    let files = policy.to_files()?;
+    builder.publish(files.clone())?;
+    Ok(files)
+}

@@ -4,13 +4,46 @@
 //! teacher errs (settings `world.misread`, `world.slip`), so a model that imitates it well errs as often: the room that
 //! reinforcement learning has. Only training questions are used.
 
-use crate::bench::tiny::{FAMILIES, Split, generate, solution};
+use crate::bench::tiny::{FAMILIES, Split, drill, generate, solution, words};
 use crate::model::{AdamW, Grads, Model, Prompt, Tree};
 use crate::rng::{Purpose, stream};
 use crate::rollout::Renderer;
 use crate::settings::{OptimizerSettings, WarmStart, WorldSettings};
+use crate::image::Processor;
+use crate::model::checkpoint::{CHAT_TEMPLATE, CONFIG, GENERATION, PREPROCESSOR, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS};
+use crate::prompt::{IMAGE_TOKEN, Tokenizer, tiny};
+use crate::rollout::Policy;
+use crate::settings::ModelSettings;
 use anyhow::Result;
 use rayon::prelude::*;
+use serde_json::json;
+
+/// A policy with random weights and everything a checkpoint directory of the hub holds.
+pub fn untrained(model: &ModelSettings, instruction: &str, seed: u64) -> Result<Policy> {
+    let tokenizer_json = tiny::tokenizer([words()])?;
+    let tokenizer = Tokenizer::from_json(&tokenizer_json)?;
+    let (end, pad) = (tokenizer.id_of("<|im_end|>")?, tokenizer.id_of("<|endoftext|>")?);
+    let network = Model::random(model, tokenizer.vocab_size(), tokenizer.id_of(IMAGE_TOKEN)?, seed)?;
+    let template = json!({ "chat_template": tiny::CHAT_TEMPLATE });
+    let tokenizer_config = json!({
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "chat_template": tiny::CHAT_TEMPLATE,
+        "eos_token": "<|im_end|>",
+        "pad_token": "<|endoftext|>",
+    });
+    let generation = json!({ "bos_token_id": pad, "eos_token_id": [end, pad], "pad_token_id": pad });
+    let files = [
+        (CONFIG, network.config().to_json(end, pad)?),
+        (TOKENIZER, tokenizer_json),
+        (TOKENIZER_CONFIG, serde_json::to_string_pretty(&tokenizer_config)?),
+        (CHAT_TEMPLATE, serde_json::to_string_pretty(&template)?),
+        (PREPROCESSOR, Processor::for_model(model).to_json()?),
+        (GENERATION, serde_json::to_string_pretty(&generation)?),
+    ];
+    let mut files: Vec<(String, Vec<u8>)> = files.map(|(name, text)| (name.into(), text.into_bytes())).into();
+    files.push((WEIGHTS.into(), network.to_bytes()?));
+    Policy::from_files(files, instruction, None)
+}
 
 /// Optimiser of the warm start; the learning rate follows the schedule.
 fn optimizer(settings: &WarmStart) -> OptimizerSettings {
@@ -89,10 +122,15 @@ impl Lessons<'_> {
         let mut draws = stream(self.settings.seed, Purpose::WarmStart, &[step.into(), i.into()]);
         let index = draws.below(self.world.train_items);
         let item = generate(self.world.seed, Split::Train, i % FAMILIES.len(), index);
-        let text = solution(&item, &mut draws, self.world.misread, self.world.slip);
+        let (example, text) = if step < self.settings.drill_steps {
+            drill(&item, &mut draws)
+        } else {
+            let text = solution(&item, &mut draws, self.world.misread, self.world.slip);
+            (item.example, text)
+        };
         let mut ids = self.renderer.tokenizer.encode(&text)?;
         ids.extend(self.renderer.end.first());
-        Ok((self.renderer.prompt(&item.example)?, ids))
+        Ok((self.renderer.prompt(&example)?, ids))
     }
 }
 

@@ -1,2 +1,4 @@
-//! Sources of questions. [`tiny`] makes its own; nothing here knows a model, a grader or an algorithm.
+//! Sources of questions: [`tiny`] makes its own, [`jsonl`] reads a user's. Nothing here knows a model, a grader or
+//! an algorithm.
+pub mod jsonl;
 pub mod tiny;

@@ -51,6 +51,18 @@ pub trait Presets: Serialize + DeserializeOwned {
     fn check(&self) -> Result<()>;
 }
 
+impl Presets for crate::algo::Algorithm {
+    const NAMES: &'static [&'static str] = crate::algo::PRESETS;
+
+    fn preset(name: &str) -> Option<Self> {
+        Self::preset(name)
+    }
+
+    fn check(&self) -> Result<()> {
+        self.check()
+    }
+}
+
 /// Everything that determines a run: complete, checked, the content of `config.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -15,6 +15,51 @@ use std::path::Path;
 
 /// Name of the weights in a checkpoint directory.
 pub const WEIGHTS: &str = "model.safetensors";
+/// Name of the model's configuration.
+pub const CONFIG: &str = "config.json";
+/// Name of the tokenizer.
+pub const TOKENIZER: &str = "tokenizer.json";
+/// Name of the tokenizer's configuration.
+pub const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+/// Name of the picture processor's configuration.
+pub const PREPROCESSOR: &str = "preprocessor_config.json";
+/// Name of the chat template.
+pub const CHAT_TEMPLATE: &str = "chat_template.json";
+/// Name of the generation defaults, which name the end tokens.
+pub const GENERATION: &str = "generation_config.json";
+
+/// Files of a checkpoint by name.
+pub type Files = Vec<(String, Vec<u8>)>;
+
+/// Reads the files of a checkpoint directory that this crate uses.
+///
+/// # Errors
+/// Names a file that is missing or cannot be read. `tokenizer_config.json`, `chat_template.json` and
+/// `generation_config.json` may be missing; what they hold is then looked for in the others.
+pub fn read_dir(dir: &Path) -> Result<Files> {
+    let mut files = vec![];
+    for (name, needed) in [
+        (WEIGHTS, true),
+        (CONFIG, true),
+        (TOKENIZER, true),
+        (PREPROCESSOR, true),
+        (TOKENIZER_CONFIG, false),
+        (CHAT_TEMPLATE, false),
+        (GENERATION, false),
+    ] {
+        let path = dir.join(name);
+        match std::fs::read(&path) {
+            Ok(bytes) => files.push((name.to_owned(), bytes)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !needed => {}
+            Err(error) => {
+                return Err(error).with_context(|| {
+                    format!("cannot read {}: --model names a checkpoint directory in the hub's layout", path.display())
+                });
+            }
+        }
+    }
+    Ok(files)
+}
 
 /// Random initial weights by tensor name, scaled by fan-in; projections into the residual stream are smaller.
 struct Initial {
@@ -51,16 +96,8 @@ impl Model {
         Self::build(config, &mut Initial { seed, layers: settings.layers })
     }
 
-    /// Reads `config.json` and `model.safetensors` of a directory. Weights of any float type become f32.
-    pub fn load(dir: &Path) -> Result<Self> {
-        let read = |name: &str| {
-            std::fs::read(dir.join(name)).with_context(|| format!("cannot read {}", dir.join(name).display()))
-        };
-        let config = String::from_utf8(read("config.json")?).context("config.json is not UTF-8")?;
-        Self::from_bytes(&config, &read(WEIGHTS)?).with_context(|| format!("checkpoint {}", dir.display()))
-    }
-
-    /// A model from the text of `config.json` and the bytes of `model.safetensors`.
+    /// A model from the text of `config.json` and the bytes of `model.safetensors`. Weights of any float type
+    /// become f32.
     pub fn from_bytes(config: &str, weights: &[u8]) -> Result<Self> {
         let config = VlConfig::parse(config)?;
         let mut loaded = Loaded(read_tensors(weights)?);

@@ -133,6 +133,17 @@ pub fn solution(item: &Item, stream: &mut Stream, misread: f64, slip: f64) -> St
     teacher.solve(item.task, &item.terms, &item.options).0
 }
 
+/// A reading exercise on the item's picture: a question that names its objects in random order, and the answer that
+/// says what each shows. No reasoning, no errors: what a captioning stage is to a large model.
+pub fn drill(item: &Item, stream: &mut Stream) -> (Example, String) {
+    let mut objects: Vec<&Object> = item.objects.iter().collect();
+    stream.shuffle(&mut objects);
+    let labels: Vec<String> = objects.iter().map(|object| object.label.to_string()).collect();
+    let facts: Vec<String> = objects.iter().map(|object| format!("{} {}", object.label, object.mark)).collect();
+    let problem = format!("<image>Read {}.", labels.join(", "));
+    (Example { problem, ..item.example.clone() }, format!("<think> {}. </think>", facts.join(", ")))
+}
+
 /// Every word and every pattern of punctuation that questions and solutions are made of, as running text: a
 /// fixed sample of both, from which a word-level vocabulary can be built. Not all numbers occur in it; those
 /// of the world are 0 to 99.
@@ -144,7 +155,9 @@ pub fn words() -> String {
             let mut draws = stream(0, Purpose::World, &["words".into(), name.into(), index.into()]);
             let right = solution(&item, &mut draws, 0.0, 0.0);
             let wrong = solution(&item, &mut draws, 0.3, 0.3);
-            text.extend([&item.example.problem, "\n", &right, "\n", &wrong, "\n"]);
+            let (exercise, reading) = drill(&item, &mut draws);
+            let parts = [&item.example.problem, &right, &wrong, &exercise.problem, &reading];
+            parts.into_iter().for_each(|part| text.extend([part, "\n"]));
         }
     }
     text

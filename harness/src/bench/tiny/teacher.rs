@@ -66,7 +66,7 @@ impl<'a> Teacher<'a> {
                 }
             }
         };
-        (format!("<think>\n{}\n</think>\n\\boxed{{{answer}}}", self.lines.join("\n")), answer)
+        (format!("<think> {} </think>\\boxed{{{answer}}}", self.lines.join(" ")), answer)
     }
 
     fn write(&mut self, line: String) {
@@ -123,7 +123,7 @@ impl<'a> Teacher<'a> {
                 Term::Look(label) => self.read_digit(label),
             };
             if let Term::Look(label) | Term::Told(label, _) = term {
-                facts.push(format!("{label} is {value}"));
+                facts.push(format!("{label} {value}"));
             }
             values.push(value);
         }
@@ -229,7 +229,7 @@ impl<'a> Teacher<'a> {
         };
         self.write(format!("{a} {sign} {b}."));
         let (word, letter) = if sign == '>' { ("Yes", "A") } else { ("No", "B") };
-        self.write(format!("{word} is option {letter}."));
+        self.write(format!("{word} {letter}."));
         letter.into()
     }
 
@@ -274,11 +274,7 @@ impl<'a> Teacher<'a> {
         };
         let others: Vec<char> = letters.iter().copied().filter(|&other| other != letter).collect();
         let letter = if self.slips() { self.any(&others).unwrap_or(letter) } else { letter };
-        let none = or_none && letters.last() == Some(&letter);
-        self.write(match none {
-            true => format!("{number} is none of these, so {letter}."),
-            false => format!("{number} is option {letter}."),
-        });
+        self.write(format!("{number} {letter}."));
         letter.into()
     }
 
@@ -296,7 +292,7 @@ impl<'a> Teacher<'a> {
         }
         let exact = counted.len() as u32;
         let labels = if counted.is_empty() { "none".to_string() } else { counted.join(", ") };
-        self.write(format!("{}: {labels}.", shape.plural()));
+        self.write(format!("{} {labels}.", shape.plural()));
         let count = self.step(exact, 1);
         self.write(format!("The count is {count}."));
         count
@@ -304,7 +300,7 @@ impl<'a> Teacher<'a> {
 
     fn find_figure(&mut self, figure: Figure) -> char {
         let label = self.find(|mark| mark == Mark::Figure(figure));
-        self.write(format!("{label} is a {figure}."));
+        self.write(format!("{figure} {label}."));
         label
     }
 
@@ -329,8 +325,7 @@ impl<'a> Teacher<'a> {
                 read.push((label, self.read_figure(label)));
             }
         }
-        let facts: Vec<String> =
-            read.iter().map(|(label, figure)| format!("{label} is a {figure}")).collect();
+        let facts: Vec<String> = read.iter().map(|(label, figure)| format!("{label} {figure}")).collect();
         self.write(format!("{}.", facts.join(", ")));
         if self.slips() {
             read.reverse();
@@ -338,7 +333,7 @@ impl<'a> Teacher<'a> {
         let shape = read.first().map_or(Shape::Circle, |(_, figure)| figure.shape);
         let colour = read.last().map_or(Colour::Red, |(_, figure)| figure.colour);
         let wanted = Figure { colour, shape };
-        self.write(format!("Find a {wanted}."));
+        self.write(format!("Find {wanted}."));
         self.find_figure(wanted)
     }
 
@@ -353,12 +348,12 @@ impl<'a> Teacher<'a> {
             Some(Mark::Sign(sign)) => self.look(sign, &['+', '-', 'x']),
             _ => '+',
         };
-        let facts: String = digits.iter().map(|(label, digit)| format!("{label} is {digit}, ")).collect();
-        self.write(format!("{facts}sign is {sign}."));
+        let facts: String = digits.iter().map(|(label, digit)| format!("{label} {digit}, ")).collect();
+        self.write(format!("{facts}sign {sign}."));
         let value = |at: usize| digits.get(at).map_or(0, |(_, digit)| u32::from(*digit));
         let result = self.equation(value(0), sign, value(1));
         let label = self.find(|mark| matches!(mark, Mark::Digit(digit) if u32::from(digit) == result));
-        self.write(format!("{result} is option {label}."));
+        self.write(format!("{result} {label}."));
         label
     }
 }

@@ -1,0 +1,129 @@
+//! From the bytes of a picture to the patches of the vision tower. Pure: bytes in, numbers out.
+//!
+//! Two steps, because a corruption ([`crate::perturb`]) acts on the pixels in between:
+//! 1. [`prepare`]: decode, bring the area into the allowed range, convert to RGB (what the reference's data
+//!    loader does: EasyR1 `verl/utils/dataset.py`, `process_image`);
+//! 2. [`patches`]: round the sides to whole merge blocks, normalise, cut into patches (what the hub's
+//!    processor does: transformers, `Qwen2VLImageProcessor`).
+//!
+//! Sizes, filters and rounding are Pillow's ([`resample`]), so that equal decoded pixels give equal patches,
+//! bit for bit. It does not know questions, prompts or the model.
+//!
+//! Deviations from Pillow, all in how a file becomes pixels: JPEG and lossy WebP decoders may differ by a few
+//! levels; 16-bit grey keeps its high byte (Pillow clips at 255, which turns such pictures white); CMYK is
+//! converted to RGB before the area rule instead of after it; GIF and palette BMP always count as palette
+//! pictures, even with a pure grey palette. EXIF orientation is ignored, as in the reference.
+
+mod decode;
+mod processor;
+mod resample;
+
+pub use processor::{Patches, Processor, patches};
+
+use crate::types::{Picture, Rgb};
+use anyhow::{Result, ensure};
+use resample::{Filter, Raster};
+use serde::{Deserialize, Serialize};
+
+/// The allowed area of a picture in pixels, before the processor sees it.
+///
+/// The reference trains with 200,704 to 1,003,520 (`min_pixels`, `max_pixels` of its `config.yaml`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AreaRule {
+    /// Smaller pictures are enlarged to about this area.
+    pub min_pixels: usize,
+    /// Larger pictures are reduced to at most this area.
+    pub max_pixels: usize,
+}
+
+/// What becomes of transparency.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Alpha {
+    /// The alpha channel is thrown away after the area rule (the reference, Pillow's `convert("RGB")`).
+    /// Black strokes on transparent black become a black picture.
+    Drop,
+    /// The picture is laid on white before anything else: what a person sees.
+    White,
+}
+
+/// Decodes a picture, applies the area rule and converts to RGB.
+///
+/// # Errors
+/// On bytes that are no readable PNG, JPEG, WebP, BMP or GIF; on more pixels or longer sides than the decoder
+/// allows, before they are allocated; on an empty picture; on a side that the area rule would shrink to
+/// nothing.
+pub fn prepare(picture: &Picture, area: AreaRule, alpha: Alpha) -> Result<Rgb> {
+    let (raster, filter) = match picture {
+        Picture::Encoded(bytes) => decode::decode(bytes, alpha)?,
+        Picture::Rgb(rgb) => (Raster::from_rgb(rgb)?, Filter::Bicubic),
+    };
+    Ok(fit_area(raster, area, filter)?.into_rgb())
+}
+
+/// The reference's order: shrink if too large, then enlarge if (now) too small.
+fn fit_area(mut raster: Raster, area: AreaRule, filter: Filter) -> Result<Raster> {
+    if raster.area() > area.max_pixels {
+        raster = scale_to_area(raster, area.max_pixels, filter)?;
+    }
+    if raster.area() < area.min_pixels {
+        raster = scale_to_area(raster, area.min_pixels, filter)?;
+    }
+    Ok(raster)
+}
+
+fn scale_to_area(raster: Raster, pixels: usize, filter: Filter) -> Result<Raster> {
+    let factor = (pixels as f64 / raster.area() as f64).sqrt();
+    let side = |length: usize| (length as f64 * factor) as usize;
+    let (width, height) = (side(raster.width), side(raster.height));
+    ensure!(
+        width > 0 && height > 0,
+        "a picture of {} x {} pixels cannot be scaled to {pixels} pixels: a side would vanish",
+        raster.width,
+        raster.height
+    );
+    Ok(raster.resize(width, height, filter))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    fn grey(width: u32, height: u32) -> Picture {
+        let pixels = vec![77; 3 * (width * height) as usize];
+        Picture::Rgb(Arc::new(Rgb { width, height, pixels }))
+    }
+
+    fn prepared_size(width: u32, height: u32, min_pixels: usize, max_pixels: usize) -> (u32, u32) {
+        let rgb = prepare(&grey(width, height), AreaRule { min_pixels, max_pixels }, Alpha::Drop).unwrap();
+        assert!(rgb.pixels.iter().all(|&p| p == 77), "a constant picture stays constant");
+        assert_eq!(rgb.pixels.len(), 3 * (rgb.width * rgb.height) as usize);
+        (rgb.width, rgb.height)
+    }
+
+    #[test]
+    fn area_rule_truncates_both_sides() {
+        assert_eq!(prepared_size(111, 101, 200_704, 1_003_520), (469, 427));
+        assert_eq!(prepared_size(200, 100, 1, 5_000), (100, 50));
+        assert_eq!(prepared_size(300, 7, 1, 1_000), (207, 4));
+        assert_eq!(prepared_size(30, 20, 600, 600), (30, 20));
+    }
+
+    #[test]
+    fn a_side_that_would_vanish_is_an_error() {
+        let area = AreaRule { min_pixels: 1, max_pixels: 100 };
+        let error = prepare(&grey(4_000, 1), area, Alpha::Drop).unwrap_err();
+        assert!(error.to_string().contains("a side would vanish"), "{error}");
+    }
+
+    #[test]
+    fn pixels_that_do_not_fit_the_size_are_an_error() {
+        let area = AreaRule { min_pixels: 1, max_pixels: 100 };
+        for (width, height, bytes) in [(2, 2, 11), (0, 3, 0)] {
+            let rgb = Rgb { width, height, pixels: vec![0; bytes] };
+            assert!(prepare(&Picture::Rgb(Arc::new(rgb)), area, Alpha::Drop).is_err());
+        }
+    }
+}
