@@ -327,6 +327,17 @@ mod tests {
     }
 
     #[test]
+    fn the_entropy_penalty_is_a_token_mean_under_every_aggregation() {
+        let of = |tokens| Response { old_logp_t: vec![-1.0; tokens], ..Response::default() };
+        let responses = vec![of(4), of(1)];
+        let batch =
+            Batch { responses, mini_batch_responses: 2, micro_batch_responses: 1, ..Batch::default() };
+        for aggregation in [Aggregation::Token, Aggregation::Sequence, Aggregation::SequencePerMicroBatch] {
+            assert!(scales(aggregation, None, &batch).iter().all(|s| s.entropy == 0.2), "{aggregation:?}");
+        }
+    }
+
+    #[test]
     fn a_batch_that_does_not_fit_the_algorithm_is_refused_by_name() {
         let response = Response { item: "q1".into(), old_logp_t: vec![-1.0, -2.0], ..Response::default() };
         let mut batch = Batch {

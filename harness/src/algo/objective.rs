@@ -285,6 +285,19 @@ mod tests {
     }
 
     #[test]
+    fn beyond_the_clamps_the_loss_stands_still() {
+        let far = Surrogate::new(&Clip { dual: None, ..CLIP }, -1.0).at(25.0);
+        assert_eq!((far.loss, far.derivative, far.log_ratio), (libm::exp(20.0), 0.0, 20.0));
+        let kl = |ref_logp: f64| {
+            let (mut derivative_t, mut sums) = ([0.0], Metrics::default());
+            add_kl(0.5, 2.0, &[-5.0], &[ref_logp], &mut derivative_t, &mut sums);
+            (sums.kl_loss, derivative_t[0])
+        };
+        assert_eq!(kl(-4.0), (2.0 * (libm::expm1(1.0) - 1.0), -libm::expm1(1.0)));
+        assert_eq!(kl(-2.0), (20.0, 0.0));
+    }
+
+    #[test]
     fn metrics_of_two_updates_become_means() {
         let one = Metrics { sequences: 2.0, tokens: 8.0, kept_tokens: 4.0, loss: 1.0, ..Metrics::default() };
         let mut both = one;
