@@ -2,11 +2,10 @@
 
 use harness::grade::{Verdict, extract_boxed, grade_answer, grade_extracted, grade_response, mathd, norm};
 use harness::types::{Outcome, StopReason};
-use proptest::prelude::*;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+
 
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/grading");
 

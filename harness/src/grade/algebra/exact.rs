@@ -47,8 +47,8 @@ impl Quotient {
 
     /// Whether "not zero" is certain: a number, or neither atoms nor floats inside.
     pub fn is_settled(&self) -> bool {
-        let unsettled = |poly: &Poly| poly.has_atoms() || (poly.has_floats() && poly.as_constant().is_none());
-        !unsettled(&self.numer) && !unsettled(&self.denom)
+        let settled = |poly: &Poly| !poly.has_atoms() && (!poly.has_floats() || poly.as_constant().is_some());
+        settled(&self.numer) && settled(&self.denom)
     }
 
     fn as_constant(&self) -> Option<Number> {
@@ -176,12 +176,10 @@ impl Field {
         if numer.is_zero() || denom == one() {
             return Ok(numer.into());
         }
-        let Some((monomial, coefficient)) = denom.as_term() else {
-            return Ok(Quotient { numer, denom });
-        };
-        let (monomial, factor) = invert_monomial(monomial)?;
-        let inverse = Poly::monomial(monomial, coefficient.inverse()?.multiply(&factor)?);
-        Ok(self.multiply_polys(&numer, &inverse)?.into())
+        match denom.as_term() {
+            Some(term) => Ok(self.multiply_polys(&numer, &invert_term(term)?)?.into()),
+            None => Ok(Quotient { numer, denom }),
+        }
     }
 
     fn multiply_polys(&mut self, a: &Poly, b: &Poly) -> Result<Poly, Fault> {
@@ -197,18 +195,25 @@ impl Field {
         Ok(product)
     }
 
-    /// Adds a term, the squares of roots replaced by their radicands.
+    /// Adds a term, the squares of roots replaced by their radicands, and inverse roots by roots
+    /// over radicands where the radicand has a single term.
     fn add_reduced(&mut self, sum: &mut Poly, mut monomial: Monomial, number: &Number) -> Result<(), Fault> {
-        let square = monomial.iter().position(|(generator, power)| *power >= 2 && self.radicand(generator).is_some());
-        let Some(at) = square else {
+        let reduction = monomial.iter().enumerate().find_map(|(at, (generator, power))| {
+            let radicand = self.radicand(generator)?;
+            match (*power, radicand.as_term()) {
+                (2.., _) => Some((at, -2, Ok(radicand.clone()))),
+                (..0, Some(term)) => Some((at, 2, invert_term(term))),
+                _ => None,
+            }
+        });
+        let Some((at, change, replacement)) = reduction else {
             return sum.add_term(monomial, number);
         };
-        let radicand = self.radicand(&monomial[at].0).cloned().ok_or(Fault::Beyond)?;
-        monomial[at].1 -= 2;
+        monomial[at].1 += change;
         if monomial[at].1 == 0 {
             monomial.remove(at);
         }
-        let replaced = self.multiply_polys(&Poly::monomial(monomial, number.clone()), &radicand)?;
+        let replaced = self.multiply_polys(&Poly::monomial(monomial, number.clone()), &replacement?)?;
         for (monomial, number) in replaced.terms() {
             sum.add_term(monomial.clone(), number)?;
         }
@@ -285,6 +290,11 @@ impl Field {
         let inside = self.atom(Atom::Root(primitive));
         self.multiply(&outside, &inside)
     }
+}
+
+fn invert_term((monomial, coefficient): (&Monomial, &Number)) -> Result<Poly, Fault> {
+    let (monomial, factor) = invert_monomial(monomial)?;
+    Ok(Poly::monomial(monomial, coefficient.inverse()?.multiply(&factor)?))
 }
 
 fn constant(number: Number) -> Quotient {

@@ -8,9 +8,11 @@
 //!    cancels the answers are equal; if something is left and no atom is involved, they differ.
 //!
 //! Decimals are binary floats of sympy's precision (15 digits or as many as written), so that
-//! `0.1+0.2` is not `0.3` and `0.333` is not `1/3`, while `0.75pi` is `3pi/4`. Everything else is
-//! undecided: nested roots that happen to agree, floats inside sums that do not cancel, atoms that
-//! do not cancel, and whatever exceeds the bounds of [`exact`] (so no input takes long).
+//! `0.1+0.2` is not `0.3` and `0.333` is not `1/3`, while `0.75pi` is `3pi/4`. Where collecting like
+//! terms is all there is to do ([`Expr::is_flat`]), floats that leave a rest make a difference too:
+//! `50sqrt(3)/3.` is not `50sqrt(3)/3`, `x^2.` is not `x^2`. Everything else is undecided: nested
+//! roots that happen to agree, floats in products of sums that leave a rest, and whatever exceeds
+//! the bounds of [`exact`] (so no input takes long).
 
 mod exact;
 mod float;
@@ -30,7 +32,7 @@ pub fn compare_with_zero(expr: &Expr) -> Verdict {
     let mut field = Field::default();
     match field.evaluate(expr) {
         Ok(value) if value.is_zero() => Verdict::Equal,
-        Ok(value) if value.is_settled() => Verdict::Different,
+        Ok(value) if value.is_settled() || (expr.is_flat() && expr.has_decimals()) => Verdict::Different,
         Ok(_) | Err(Fault::Beyond) => Verdict::Undecided,
         Err(Fault::Pole) => Verdict::Different,
     }
@@ -62,6 +64,7 @@ mod tests {
             ("sqrt(-4)", "2sqrt(-1)"),
             ("sqrt(8x^2-4)", "2sqrt(2x^2-1)"),
             ("sqrt(x/2)", "sqrt(2x)/2"),
+            ("1/sqrt(x)", "sqrt(x)/x"),
             ("6(pi-2)", "6pi-12"),
             ("0.75pi", "3pi/4"),
             ("0.3x", "3x/10"),
@@ -91,6 +94,9 @@ mod tests {
             ("12345678901234567890123", "12345678901234567890124"),
             ("10^9+sqrt(2)", "10^9+sqrt(3)"),
             ("sqrt(xy)", "sqrt(x)sqrt(y)"),
+            ("x^0.5", "sqrt(x)"),
+            ("6a^2.", "6a^2"),
+            ("50sqrt(3)/3.", "50sqrt(3)/3"),
         ] {
             assert_eq!(compare(a, b), Verdict::Different, "{a} {b}");
         }
@@ -105,7 +111,7 @@ mod tests {
             ("sqrt(3+2sqrt(2))", "1+sqrt(2)"),
             ("10**10**10", "1"),
             ("999!", "1"),
-            ("x^0.5", "sqrt(x)"),
+            ("x^0.5+x^2.", "sqrt(x)+x^2"),
             ("sqrt(10**40+1)-sqrt(10**40+1)", "0*sqrt(10**50+3)"),
         ] {
             assert_eq!(compare(a, b), Verdict::Undecided, "{a} {b}");

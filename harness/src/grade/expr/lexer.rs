@@ -65,9 +65,10 @@ pub fn tokens(text: &str) -> Result<Vec<Lexeme<'_>>, Stop> {
 fn check_characters(text: &str) -> Result<(), Stop> {
     let has = |part: &str| text.contains(part);
     let compares = has("==") || has("!=");
-    if has("'") || has("\"") {
+    let quotes = text.matches(['\'', '"']).count();
+    if quotes > 0 {
         let evaluates = compares || has("<") || has(">") || has("sqrt(") || has("frac(");
-        return Err(if evaluates { Stop::Beyond } else { Stop::Refused });
+        return Err(if evaluates && quotes > 1 { Stop::Beyond } else { Stop::Refused });
     }
     if has("#") || has("\\") {
         return Err(if has("\n") { Stop::Beyond } else { Stop::Refused });
@@ -79,11 +80,8 @@ fn check_characters(text: &str) -> Result<(), Stop> {
     if compares || has(":=") || has("\r") {
         return Err(Stop::Beyond);
     }
-    if has("[") || has("]") {
-        let evaluates = has("<") || has(">") || has("][") || has(")[") || has("sqrt(") || is_repeating_decimal(text);
-        return Err(if evaluates { Stop::Beyond } else { Stop::Refused });
-    }
-    if has(",") && (has("<") || has(">")) {
+    let has_sequence = has(",") || has("[");
+    if is_repeating_decimal(text) || (has_sequence && (has("<") || has(">"))) {
         return Err(Stop::Beyond);
     }
     Ok(())

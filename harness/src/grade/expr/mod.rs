@@ -77,7 +77,7 @@ pub enum Op {
 }
 
 impl Expr {
-    /// Whether the expression has free variables, roots or the circle constant in it.
+    /// Whether only numbers, sums, products, integer powers and factorials occur.
     pub fn is_rational_arithmetic(&self) -> bool {
         match self {
             Expr::Integer(_) | Expr::Decimal { .. } => true,
@@ -86,6 +86,46 @@ impl Expr {
             Expr::Product(factors) => factors.iter().all(|(_, factor)| factor.is_rational_arithmetic()),
             Expr::Negative(inner) | Expr::Factorial(inner) => inner.is_rational_arithmetic(),
             Expr::Power(base, exponent) => base.is_rational_arithmetic() && exponent.is_rational_arithmetic(),
+        }
+    }
+
+    /// Whether a decimal literal occurs.
+    pub fn has_decimals(&self) -> bool {
+        match self {
+            Expr::Decimal { .. } => true,
+            Expr::Integer(_) | Expr::Pi | Expr::Symbol(_) => false,
+            Expr::Sum(terms) => terms.iter().any(Expr::has_decimals),
+            Expr::Product(factors) => factors.iter().any(|(_, factor)| factor.has_decimals()),
+            Expr::Negative(inner) | Expr::Root(inner) | Expr::Factorial(inner) => inner.has_decimals(),
+            Expr::Power(base, exponent) => base.has_decimals() || exponent.has_decimals(),
+        }
+    }
+
+    /// Whether sums stand only under sums and signs, so that collecting like terms is all the
+    /// simplification there is, and at most one power has a decimal exponent.
+    pub fn is_flat(&self) -> bool {
+        let mut decimal_powers = 0;
+        self.is_flat_sum(&mut decimal_powers) && decimal_powers <= 1
+    }
+
+    fn is_flat_sum(&self, decimal_powers: &mut usize) -> bool {
+        match self {
+            Expr::Sum(terms) => terms.iter().all(|term| term.is_flat_sum(decimal_powers)),
+            Expr::Negative(inner) => inner.is_flat_sum(decimal_powers),
+            term => term.is_flat_term(decimal_powers),
+        }
+    }
+
+    fn is_flat_term(&self, decimal_powers: &mut usize) -> bool {
+        match self {
+            Expr::Sum(_) => false,
+            Expr::Integer(_) | Expr::Decimal { .. } | Expr::Pi | Expr::Symbol(_) => true,
+            Expr::Product(factors) => factors.iter().all(|(_, factor)| factor.is_flat_term(decimal_powers)),
+            Expr::Negative(inner) | Expr::Root(inner) | Expr::Factorial(inner) => inner.is_flat_term(decimal_powers),
+            Expr::Power(base, exponent) => {
+                *decimal_powers += usize::from(matches!(**exponent, Expr::Decimal { .. }));
+                base.is_flat_term(decimal_powers) && exponent.is_flat_term(decimal_powers)
+            }
         }
     }
 }

@@ -10,7 +10,8 @@ const MAX_POWER: i32 = 400;
 /// Reads a text in which `**` is the power sign.
 pub fn parse(text: &str) -> Result<Expr, Stop> {
     let lexemes = tokens(text)?;
-    let mut parser = Parser { lexemes: &lexemes, at: 0, depth: 0, calls: 0 };
+    let indexes = text.contains("][") || text.contains(")[");
+    let mut parser = Parser { lexemes: &lexemes, at: 0, depth: 0, calls: 0, indexes };
     let expr = parser.sum()?;
     match parser.peek() {
         None => Ok(expr),
@@ -24,6 +25,8 @@ struct Parser<'a> {
     depth: usize,
     /// How many enclosing brackets belong to a function.
     calls: usize,
+    /// Whether a list or tuple might be indexed somewhere, and so become a number again.
+    indexes: bool,
 }
 
 impl<'a> Parser<'a> {
@@ -137,7 +140,8 @@ impl<'a> Parser<'a> {
             Token::Sqrt => Err(Stop::Beyond),
             Token::Op("~") => Err(Stop::Beyond),
             Token::Op("!") if self.at >= 2 && self.lexemes[self.at - 2].token != Token::Op("(") => Err(Stop::Beyond),
-            Token::Op("," | ")" | "*" | "**") if self.calls > 0 => Err(Stop::Beyond),
+            Token::Op("[") if self.indexes => Err(Stop::Beyond),
+            Token::Op("," | ")" | "*" | "**" | "[") if self.calls > 0 => Err(Stop::Beyond),
             Token::Op(_) => Err(Stop::Refused),
         }
     }
@@ -148,10 +152,12 @@ impl<'a> Parser<'a> {
         if self.take(")") { Ok(inside) } else { Err(self.stop_behind_operand()) }
     }
 
-    /// What becomes of a text in which this token follows a complete operand.
+    /// What becomes of a text in which this token follows a complete operand. A tuple or a list can
+    /// only end in an error, unless it is an argument of a function or is indexed.
     fn stop_behind_operand(&self) -> Stop {
         match self.peek() {
             Some(Token::Op("//" | "<<" | ">>" | "&" | "|")) => Stop::Beyond,
+            Some(Token::Op(",")) if self.indexes => Stop::Beyond,
             Some(Token::Op("," | "<" | ">" | "<=" | ">=")) if self.calls > 0 => Stop::Beyond,
             _ => Stop::Refused,
         }
@@ -237,14 +243,14 @@ mod tests {
     #[test]
     fn refusals_and_limits_are_told_apart() {
         for text in [
-            "x=1", "", "()", "(1", "1)", "1+", "4.", "√2", "5°", "(1,2)", "a:b", "1<2", "[1,2]", "(6\n6)", "x²", "5²",
-            "x.y", "3!!!", "*2", "a~2", "5'", "\\sqrt", "40m..", "d.", "5\u{a0}2",
+            "x=1", "", "()", "(1", "1)", "1+", "√2", "5°", "(1,2)", "a:b", "1<2", "[1,2]", "(6\n6)", "x²", "5²",
+            "x.y", "3!!!", "*2", "a~2", "5'", "\\sqrt", "40m..", "d.", "5\u{a0}2", "(a)[4,5]", "[sqrt(2),1)",
         ] {
-            let refused = matches!(parse(text), Err(Stop::Refused));
-            assert_eq!(refused, text != "4.", "{text:?}");
+            assert_eq!(parse(text), Err(Stop::Refused), "{text:?}");
         }
         for text in
-            ["ln(2)", "3j", "1==1", "0x1f", "7//2", "~x", "sqrt(1,2)", "sqrt", "ab!", "3!!", "0.2[1]", "(1)or(2)", "x.n"]
+            ["ln(2)", "3j", "1==1", "0x1f", "7//2", "~x", "sqrt(1,2)", "sqrt", "ab!", "3!!", "0.2[1]", "(1)or(2)", "x.n",
+            "[5][0]", "(1,2)[0]", "sqrt([4])"]
         {
             assert_eq!(shape(text), "Beyond", "{text:?}");
         }
