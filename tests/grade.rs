@@ -6,7 +6,6 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/grading");
 
 /// The share of pairs that may stay undecided.
@@ -55,7 +54,8 @@ fn check(case: &Value, tally: &mut Tally) {
         }
         "reward_math" => {
             tally.count("reward_math");
-            let graded = grade_response(text(case, "response"), text(case, "ground_truth"), StopReason::EndToken);
+            let graded =
+                grade_response(text(case, "response"), text(case, "ground_truth"), StopReason::EndToken);
             let expected = case["compute_score_wo_format"]["overall"].as_f64();
             tally.expect(Some(graded.reward) == expected, "reward", case);
         }
@@ -74,7 +74,8 @@ fn check_pair(case: &Value, tally: &mut Tally) {
     }
     for (key, answer) in [("norm_given", given), ("norm_gt", gold)] {
         let form = norm(answer);
-        let agrees = case.get(key).is_none_or(|expected| form.is_none() || expected.as_str() == form.as_deref());
+        let agrees =
+            case.get(key).is_none_or(|expected| form.is_none() || expected.as_str() == form.as_deref());
         tally.expect(agrees, key, case);
     }
 }
@@ -102,7 +103,8 @@ fn cases(folder: &Path) -> Vec<Value> {
     let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
     paths.retain(|path| path.extension().is_some_and(|extension| extension == "jsonl"));
     paths.sort();
-    let read = |path: &PathBuf| std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let read =
+        |path: &PathBuf| std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     let parse = |line: &str| serde_json::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}"));
     paths.iter().flat_map(|path| read(path).lines().map(parse).collect::<Vec<Value>>()).collect()
 }

@@ -125,7 +125,9 @@ fn slash_to_fraction(text: String) -> String {
 fn is_plain_int(text: &str) -> bool {
     let digits = text.strip_prefix('-').unwrap_or(text);
     let all_digits = digits.bytes().all(|byte| byte.is_ascii_digit());
-    all_digits && digits.len() <= MAX_INT_DIGITS && (text == "0" || digits.starts_with(|c| ('1'..='9').contains(&c)))
+    all_digits
+        && digits.len() <= MAX_INT_DIGITS
+        && (text == "0" || digits.starts_with(|c| ('1'..='9').contains(&c)))
 }
 
 #[cfg(test)]

@@ -128,7 +128,9 @@ fn reward(verdict: Verdict) -> f64 {
 /// Whether a gold answer cannot be measured against; the definition is in the [module](self).
 fn is_unreadable(gold: &str) -> bool {
     let mangled = |c: char| (c.is_control() && !matches!(c, '\t' | '\n' | '\r')) || c == '\u{fffd}';
-    gold.chars().any(mangled) || !braces_pair(gold) || norm(gold).is_some_and(|form| pytext::trim(&form).is_empty())
+    gold.chars().any(mangled)
+        || !braces_pair(gold)
+        || norm(gold).is_some_and(|form| pytext::trim(&form).is_empty())
 }
 
 fn braces_pair(text: &str) -> bool {

@@ -12,8 +12,22 @@ use std::sync::LazyLock;
 
 /// Deleted wherever they stand, in this order, each with a plural and a power behind it.
 const UNITS: [&str; 16] = [
-    "degree", "cm", "centimeter", "meter", "mile", "second", "minute", "hour", "day", "week", "month", "year",
-    "foot", "feet", "inch", "yard",
+    "degree",
+    "cm",
+    "centimeter",
+    "meter",
+    "mile",
+    "second",
+    "minute",
+    "hour",
+    "day",
+    "week",
+    "month",
+    "year",
+    "foot",
+    "feet",
+    "inch",
+    "yard",
 ];
 
 /// Plain replacements before the units go, in this order.

@@ -45,12 +45,6 @@ impl Quotient {
         self.numer.is_zero()
     }
 
-    /// Whether "not zero" is certain: a number, or neither atoms nor floats inside.
-    pub fn is_settled(&self) -> bool {
-        let settled = |poly: &Poly| !poly.has_atoms() && (!poly.has_floats() || poly.as_constant().is_some());
-        settled(&self.numer) && settled(&self.denom)
-    }
-
     fn as_constant(&self) -> Option<Number> {
         self.whole().and_then(Poly::as_constant)
     }
@@ -83,6 +77,21 @@ enum Atom {
     Power(Quotient, Quotient),
 }
 
+impl Atom {
+    /// Whether the atom could equal an expression in others: all but the root of one generator and
+    /// a power with a decimal exponent.
+    fn is_opaque(&self) -> bool {
+        match self {
+            Atom::Root(radicand) => !matches!(radicand.as_term(), Some((monomial, _)) if is_plain(monomial)),
+            Atom::Power(_, exponent) => !exponent.has_floats(),
+        }
+    }
+}
+
+fn is_plain(monomial: &Monomial) -> bool {
+    matches!(monomial.as_slice(), [(Generator::Symbol(_) | Generator::Pi, 1)])
+}
+
 /// The atoms met so far and the work left.
 #[derive(Debug)]
 pub struct Field {
@@ -109,13 +118,15 @@ impl Field {
                 let term = self.evaluate(term)?;
                 self.add(&sum, &term)
             }),
-            Expr::Product(factors) => factors.iter().try_fold(one().into(), |product, (op, factor)| match op {
-                Op::Times => {
-                    let factor = self.evaluate(factor)?;
-                    self.multiply(&product, &factor)
-                }
-                Op::Over => self.divide(&product, factor),
-            }),
+            Expr::Product(factors) => {
+                factors.iter().try_fold(one().into(), |product, (op, factor)| match op {
+                    Op::Times => {
+                        let factor = self.evaluate(factor)?;
+                        self.multiply(&product, &factor)
+                    }
+                    Op::Over => self.divide(&product, factor),
+                })
+            }
             Expr::Negative(inner) => {
                 let value = self.evaluate(inner)?;
                 Ok(Quotient { numer: value.numer.negate(), denom: value.denom })
@@ -127,6 +138,15 @@ impl Field {
             }
             Expr::Factorial(inner) => factorial(&self.evaluate_inside(inner)?),
         }
+    }
+
+    /// Whether the value holds roots or powers that could still be equal to something else.
+    pub fn has_opaque_atoms(&self, value: &Quotient) -> bool {
+        value
+            .numer
+            .atoms()
+            .chain(value.denom.atoms())
+            .any(|index| self.atoms.get(index).is_none_or(Atom::is_opaque))
     }
 
     /// Where a pole could turn into a number again, it is beyond this field.
@@ -246,7 +266,9 @@ impl Field {
             Some(number) if number.is_half() => self.root(&value),
             Some(number) => match number.small_integer() {
                 Some(n) => self.integer_power(value, n, base),
-                None if number.is_float() && !value.has_floats() => Ok(self.atom(Atom::Power(value, exponent))),
+                None if number.is_float() && !value.has_floats() => {
+                    Ok(self.atom(Atom::Power(value, exponent)))
+                }
                 None => Err(Fault::Beyond),
             },
             None if value.is_zero() || value.has_floats() => Err(Fault::Beyond),
@@ -268,8 +290,13 @@ impl Field {
         if exponent.abs() > MAX_POWER {
             return Err(Fault::Beyond);
         }
-        let factor = if exponent < 0 { self.quotient(value.denom, value.numer)? } else { value };
+        let mut factor = if exponent < 0 { self.quotient(value.denom, value.numer)? } else { value };
         let mut power: Quotient = one().into();
+        if let Some((monomial, coefficient)) = factor.whole().and_then(Poly::as_term) {
+            // The coefficient of a single term is raised at once: a float is rounded once.
+            power = constant(coefficient.power(exponent.abs())?);
+            factor = Poly::monomial(monomial.clone(), Number::from(1)).into();
+        }
         for _ in 0..exponent.unsigned_abs() {
             power = self.multiply(&power, &factor)?;
         }
@@ -277,24 +304,43 @@ impl Field {
     }
 
     /// The principal square root. Of a number: surds, `i` and a rational. Of a polynomial: its
-    /// content comes out, the rest is an atom.
+    /// content and powers of pi, which are positive, come out; the rest is an atom.
     fn root(&mut self, value: &Quotient) -> Result<Quotient, Fault> {
         let poly = value.whole().ok_or(Fault::Beyond)?;
         if let Some(number) = poly.as_constant() {
             return root_of_number(&number);
         }
         let content = content(poly).ok_or(Fault::Beyond)?;
-        let outside = root_of_number(&Number::Exact(content.clone()))?;
-        let shrink = Poly::constant(Number::Exact(content.recip()));
-        let primitive = self.multiply_polys(poly, &shrink)?;
-        let inside = self.atom(Atom::Root(primitive));
-        self.multiply(&outside, &inside)
+        let mut root = root_of_number(&Number::Exact(content.clone()))?;
+        let pi_power = poly.as_term().and_then(|(monomial, _)| {
+            monomial.iter().find(|(generator, _)| *generator == Generator::Pi).map(|&(_, power)| power)
+        });
+        let mut shrink = Poly::constant(Number::Exact(content.recip()));
+        if let Some(power) = pi_power {
+            shrink = self.multiply_polys(&shrink, &pi_to(-power))?;
+            root = self.multiply(&root, &pi_to(power.div_euclid(2)).into())?;
+            if power.rem_euclid(2) == 1 {
+                let root_of_pi = self.atom(Atom::Root(pi_to(1)));
+                root = self.multiply(&root, &root_of_pi)?;
+            }
+        }
+        let rest = self.multiply_polys(poly, &shrink)?;
+        let inside = match rest.as_constant() {
+            Some(number) => root_of_number(&number)?,
+            None => self.atom(Atom::Root(rest)),
+        };
+        self.multiply(&root, &inside)
     }
 }
 
 fn invert_term((monomial, coefficient): (&Monomial, &Number)) -> Result<Poly, Fault> {
     let (monomial, factor) = invert_monomial(monomial)?;
     Ok(Poly::monomial(monomial, coefficient.inverse()?.multiply(&factor)?))
+}
+
+fn pi_to(power: i32) -> Poly {
+    let monomial = if power == 0 { Monomial::new() } else { vec![(Generator::Pi, power)] };
+    Poly::monomial(monomial, Number::from(1))
 }
 
 fn constant(number: Number) -> Quotient {

@@ -50,7 +50,11 @@ impl Float {
     pub fn to_ratio(&self) -> BigRational {
         let power = BigInt::one() << self.exponent.unsigned_abs();
         let mantissa = self.mantissa.clone();
-        if self.exponent < 0 { BigRational::new(mantissa, power) } else { BigRational::from(mantissa * power) }
+        if self.exponent < 0 {
+            BigRational::new(mantissa, power)
+        } else {
+            BigRational::from(mantissa * power)
+        }
     }
 
     /// The precision in bits.

@@ -168,7 +168,8 @@ impl Approx {
 
     /// Whether the principal branch is certain: not near zero, not near the negative axis unless on it.
     fn is_off_cut(self) -> bool {
-        self.magnitude() > 4.0 * self.error && (self.im == 0.0 || self.re > 0.0 || self.im.abs() > 4.0 * self.error)
+        self.magnitude() > 4.0 * self.error
+            && (self.im == 0.0 || self.re > 0.0 || self.im.abs() > 4.0 * self.error)
     }
 
     fn root(self) -> Option<Self> {

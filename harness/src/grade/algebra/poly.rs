@@ -87,14 +87,19 @@ impl Poly {
         self.terms.values().any(Number::is_float)
     }
 
-    /// Whether an atom occurs.
-    pub fn has_atoms(&self) -> bool {
-        self.terms.keys().flatten().any(|(generator, _)| matches!(generator, Generator::Atom(_)))
+    /// The atoms that occur, by their places in the field's list.
+    pub fn atoms(&self) -> impl Iterator<Item = usize> {
+        self.terms.keys().flatten().filter_map(|(generator, _)| match generator {
+            Generator::Atom(index) => Some(*index),
+            _ => None,
+        })
     }
 
     /// The opposite.
     pub fn negate(&self) -> Self {
-        Self { terms: self.terms.iter().map(|(monomial, number)| (monomial.clone(), number.negate())).collect() }
+        Self {
+            terms: self.terms.iter().map(|(monomial, number)| (monomial.clone(), number.negate())).collect(),
+        }
     }
 
     /// Adds one term.

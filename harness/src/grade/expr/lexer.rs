@@ -32,14 +32,14 @@ pub struct Lexeme<'a> {
 
 /// Operators that the parser knows, longest first.
 const OPERATORS: [&str; 24] = [
-    "**", "//", "<<", ">>", "<=", ">=", "...", "+", "-", "*", "/", "(", ")", ",", "<", ">", "!", ".", "&", "|", "~",
-    "@", "[", "]",
+    "**", "//", "<<", ">>", "<=", ">=", "...", "+", "-", "*", "/", "(", ")", ",", "<", ">", "!", ".", "&",
+    "|", "~", "@", "[", "]",
 ];
 
 /// Names of at most two different letters that mean something to sympy or to Python.
 const TAKEN_NAMES: [&str; 28] = [
-    "nan", "oo", "zoo", "gff", "rf", "ff", "re", "im", "csc", "ln", "li", "jn", "yn", "hn1", "hn2", "fft", "ntt",
-    "fu", "eye", "all", "id", "frac", "as", "if", "in", "is", "or", "lambda",
+    "nan", "oo", "zoo", "gff", "rf", "ff", "re", "im", "csc", "ln", "li", "jn", "yn", "hn1", "hn2", "fft",
+    "ntt", "fu", "eye", "all", "id", "frac", "as", "if", "in", "is", "or", "lambda",
 ];
 
 /// Names that are one variable although they have several letters: Greek letters.
@@ -73,7 +73,8 @@ fn check_characters(text: &str) -> Result<(), Stop> {
     if has("#") || has("\\") {
         return Err(if has("\n") { Stop::Beyond } else { Stop::Refused });
     }
-    let without_comparisons = ["==", "!=", "<=", ">=", ":="].iter().fold(text.to_string(), |t, op| t.replace(op, " "));
+    let without_comparisons =
+        ["==", "!=", "<=", ">=", ":="].iter().fold(text.to_string(), |t, op| t.replace(op, " "));
     if without_comparisons.contains(['=', ':']) || text.chars().any(is_fatal) {
         return Err(Stop::Refused);
     }

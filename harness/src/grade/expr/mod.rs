@@ -121,7 +121,9 @@ impl Expr {
             Expr::Sum(_) => false,
             Expr::Integer(_) | Expr::Decimal { .. } | Expr::Pi | Expr::Symbol(_) => true,
             Expr::Product(factors) => factors.iter().all(|(_, factor)| factor.is_flat_term(decimal_powers)),
-            Expr::Negative(inner) | Expr::Root(inner) | Expr::Factorial(inner) => inner.is_flat_term(decimal_powers),
+            Expr::Negative(inner) | Expr::Root(inner) | Expr::Factorial(inner) => {
+                inner.is_flat_term(decimal_powers)
+            }
             Expr::Power(base, exponent) => {
                 *decimal_powers += usize::from(matches!(**exponent, Expr::Decimal { .. }));
                 base.is_flat_term(decimal_powers) && exponent.is_flat_term(decimal_powers)

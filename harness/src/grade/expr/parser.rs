@@ -139,7 +139,9 @@ impl<'a> Parser<'a> {
             }
             Token::Sqrt => Err(Stop::Beyond),
             Token::Op("~") => Err(Stop::Beyond),
-            Token::Op("!") if self.at >= 2 && self.lexemes[self.at - 2].token != Token::Op("(") => Err(Stop::Beyond),
+            Token::Op("!") if self.at >= 2 && self.lexemes[self.at - 2].token != Token::Op("(") => {
+                Err(Stop::Beyond)
+            }
             Token::Op("[") if self.indexes => Err(Stop::Beyond),
             Token::Op("," | ")" | "*" | "**" | "[") if self.calls > 0 => Err(Stop::Beyond),
             Token::Op(_) => Err(Stop::Refused),
@@ -210,7 +212,10 @@ mod tests {
             Expr::Sum(terms) => format!("({})", terms.iter().map(show).collect::<Vec<_>>().join("+")),
             Expr::Product(factors) => {
                 let sign = |op: &Op| if *op == Op::Times { "*" } else { "/" };
-                format!("({})", factors.iter().map(|(op, e)| sign(op).to_string() + &show(e)).collect::<String>())
+                format!(
+                    "({})",
+                    factors.iter().map(|(op, e)| sign(op).to_string() + &show(e)).collect::<String>()
+                )
             }
             Expr::Negative(inner) => format!("-{}", show(inner)),
             Expr::Power(base, exponent) => format!("{}^{}", show(base), show(exponent)),
@@ -243,15 +248,53 @@ mod tests {
     #[test]
     fn refusals_and_limits_are_told_apart() {
         for text in [
-            "x=1", "", "()", "(1", "1)", "1+", "√2", "5°", "(1,2)", "a:b", "1<2", "[1,2]", "(6\n6)", "x²", "5²",
-            "x.y", "3!!!", "*2", "a~2", "5'", "\\sqrt", "40m..", "d.", "5\u{a0}2", "(a)[4,5]", "[sqrt(2),1)",
+            "x=1",
+            "",
+            "()",
+            "(1",
+            "1)",
+            "1+",
+            "√2",
+            "5°",
+            "(1,2)",
+            "a:b",
+            "1<2",
+            "[1,2]",
+            "(6\n6)",
+            "x²",
+            "5²",
+            "x.y",
+            "3!!!",
+            "*2",
+            "a~2",
+            "5'",
+            "\\sqrt",
+            "40m..",
+            "d.",
+            "5\u{a0}2",
+            "(a)[4,5]",
+            "[sqrt(2),1)",
         ] {
             assert_eq!(parse(text), Err(Stop::Refused), "{text:?}");
         }
-        for text in
-            ["ln(2)", "3j", "1==1", "0x1f", "7//2", "~x", "sqrt(1,2)", "sqrt", "ab!", "3!!", "0.2[1]", "(1)or(2)", "x.n",
-            "[5][0]", "(1,2)[0]", "sqrt([4])"]
-        {
+        for text in [
+            "ln(2)",
+            "3j",
+            "1==1",
+            "0x1f",
+            "7//2",
+            "~x",
+            "sqrt(1,2)",
+            "sqrt",
+            "ab!",
+            "3!!",
+            "0.2[1]",
+            "(1)or(2)",
+            "x.n",
+            "[5][0]",
+            "(1,2)[0]",
+            "sqrt([4])",
+        ] {
             assert_eq!(shape(text), "Beyond", "{text:?}");
         }
         assert_eq!(parse(&"(".repeat(5000)), Err(Stop::Beyond));

@@ -50,8 +50,17 @@ const fn alphabet(upper: u32, elsewhere: &'static [(char, char)]) -> Rendering {
 }
 
 const SCRIPT: &[(char, char)] = &[
-    ('B', 'ℬ'), ('E', 'ℰ'), ('F', 'ℱ'), ('H', 'ℋ'), ('I', 'ℐ'), ('L', 'ℒ'), ('M', 'ℳ'), ('R', 'ℛ'), ('e', 'ℯ'),
-    ('g', 'ℊ'), ('o', 'ℴ'),
+    ('B', 'ℬ'),
+    ('E', 'ℰ'),
+    ('F', 'ℱ'),
+    ('H', 'ℋ'),
+    ('I', 'ℐ'),
+    ('L', 'ℒ'),
+    ('M', 'ℳ'),
+    ('R', 'ℛ'),
+    ('e', 'ℯ'),
+    ('g', 'ℊ'),
+    ('o', 'ℴ'),
 ];
 const FRAKTUR: &[(char, char)] = &[('C', 'ℭ'), ('H', 'ℌ'), ('I', 'ℑ'), ('R', 'ℜ'), ('Z', 'ℨ')];
 const DOUBLE_STRUCK: &[(char, char)] =
@@ -92,10 +101,24 @@ const VANISHING: [(&str, &str); 3] = [
 
 /// Accents: the macros that set them and the mark.
 const ACCENTS: [(&str, char); 18] = [
-    ("' acute", '\u{301}'), ("` grave", '\u{300}'), ("\" ddot", '\u{308}'), ("c", '\u{327}'),
-    ("^ hat", '\u{302}'), ("~ tilde", '\u{303}'), ("H", '\u{30b}'), ("k", '\u{328}'), ("=", '\u{304}'),
-    ("b", '\u{331}'), (". dot", '\u{307}'), ("d", '\u{323}'), ("r", '\u{30a}'), ("u breve", '\u{306}'),
-    ("v check", '\u{30c}'), ("vec", '\u{20d7}'), ("bar", '\u{305}'), ("not", '\u{338}'),
+    ("' acute", '\u{301}'),
+    ("` grave", '\u{300}'),
+    ("\" ddot", '\u{308}'),
+    ("c", '\u{327}'),
+    ("^ hat", '\u{302}'),
+    ("~ tilde", '\u{303}'),
+    ("H", '\u{30b}'),
+    ("k", '\u{328}'),
+    ("=", '\u{304}'),
+    ("b", '\u{331}'),
+    (". dot", '\u{307}'),
+    ("d", '\u{323}'),
+    ("r", '\u{30a}'),
+    ("u breve", '\u{306}'),
+    ("v check", '\u{30c}'),
+    ("vec", '\u{20d7}'),
+    ("bar", '\u{305}'),
+    ("not", '\u{338}'),
 ];
 
 /// Known to the reference, not reproduced here: document structure, references, definitions.

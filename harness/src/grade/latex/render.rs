@@ -9,8 +9,18 @@ const MATRICES: [&str; 6] = ["array", "pmatrix", "bmatrix", "smallmatrix", "psma
 
 /// Environments rendered as an indented block.
 const FORMULAS: [&str; 12] = [
-    "equation", "equation*", "eqnarray", "eqnarray*", "align", "align*", "multline", "multline*", "gather",
-    "gather*", "dmath", "dmath*",
+    "equation",
+    "equation*",
+    "eqnarray",
+    "eqnarray*",
+    "align",
+    "align*",
+    "multline",
+    "multline*",
+    "gather",
+    "gather*",
+    "dmath",
+    "dmath*",
 ];
 
 /// The plain text of a node list, outside formulas.
@@ -74,9 +84,7 @@ impl Renderer {
                 args.ok_or(LatexFault::Raises)?;
                 Ok(format!("{before}{}{after}", argument(at)?))
             }
-            Rendering::Alphabet(alphabet) => {
-                Ok(argument(0)?.chars().map(|c| alphabet.letter(c)).collect())
-            }
+            Rendering::Alphabet(alphabet) => Ok(argument(0)?.chars().map(|c| alphabet.letter(c)).collect()),
             Rendering::Accent(mark) => {
                 let under = if args.is_some() { argument(0)? } else { " ".to_string() };
                 let under = if args.is_some() { trim(&under) } else { &under };
