@@ -124,12 +124,15 @@ fn golden_images() {
 }
 
 #[test]
-fn white_differs_from_drop_only_where_the_picture_is_transparent() {
+fn white_changes_pictures_with_transparency_and_no_others() {
     let area = AreaRule { min_pixels: 0, max_pixels: usize::MAX };
     let at = |file: &str, alpha| prepare(&picture(&own_golden(), file), area, alpha).unwrap();
-    let rgba = "mmmu_pro/images/test_Music_251_5.png";
-    let (drop, white) = (at(rgba, Alpha::Drop), at(rgba, Alpha::White));
-    assert_eq!((drop.width, drop.height), (white.width, white.height));
-    let grey = "mmk12_k12/images/6cfd53ae-a67e-4b81-9956-bbbd71908ad5.png";
-    assert_eq!(at(grey, Alpha::Drop), at(grey, Alpha::White));
+    for file in ["rgba", "la", "key", "ptr", "rgba16"].map(|name| format!("modes/{name}.png")) {
+        let (drop, white) = (at(&file, Alpha::Drop), at(&file, Alpha::White));
+        assert_eq!((drop.width, drop.height), (white.width, white.height), "{file}");
+        assert!(drop != white && drop.pixels.iter().zip(&white.pixels).all(|(d, w)| d <= w), "{file}");
+    }
+    for file in ["l", "one", "p", "rgb16"].map(|name| format!("modes/{name}.png")) {
+        assert_eq!(at(&file, Alpha::Drop), at(&file, Alpha::White), "{file}");
+    }
 }

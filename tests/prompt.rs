@@ -124,7 +124,7 @@ fn golden_prompts_of_the_tiny_checkpoint() {
         assert_eq!(response, sample.response_ids, "{}", sample.response);
 
         let jpeg = sample.images.iter().any(|file| file.ends_with(".jpg"));
-        let tolerance = if jpeg { 2e-3 } else { 1e-6 };
+        let tolerance = if jpeg { 3e-3 } else { 1e-6 }; // 3e-3 is a fifth of a level
         let values: Vec<f64> = cut.iter().flat_map(|cut| cut.values.iter().map(|&v| f64::from(v))).collect();
         let mean = |f: fn(f64) -> f64| values.iter().map(|&v| f(v)).sum::<f64>() / values.len() as f64;
         for (got, want) in [(mean(|v| v), sample.pixel_mean), (mean(f64::abs), sample.pixel_abs_mean)] {
