@@ -11,12 +11,12 @@ pub mod image;
 #[cfg(feature = "candle")]
 pub mod model;
 pub mod perturb;
+pub mod progress;
 pub mod prompt;
 pub mod report;
 pub mod rng;
 #[cfg(feature = "candle")]
 pub mod rollout;
-pub mod progress;
 pub mod settings;
 pub mod stats;
 pub mod store;
@@ -24,6 +24,6 @@ pub mod store;
 pub mod study;
 #[cfg(feature = "candle")]
 pub mod train;
+pub mod types;
 #[cfg(feature = "candle")]
 pub mod warm_start;
-pub mod types;

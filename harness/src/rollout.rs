@@ -5,7 +5,9 @@
 
 use crate::grade::grade_response;
 use crate::image::{Alpha, AreaRule, Patches, Processor, patches, prepare};
-use crate::model::checkpoint::{CHAT_TEMPLATE, CONFIG, Files, GENERATION, PREPROCESSOR, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS};
+use crate::model::checkpoint::{
+    CHAT_TEMPLATE, CONFIG, Files, GENERATION, PREPROCESSOR, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS,
+};
 use crate::model::{Completion, Model, Prompt, Tree};
 use crate::perturb::corrupt;
 use crate::prompt::{ChatTemplate, Tokenizer, encode_prompt};
@@ -75,7 +77,8 @@ impl Renderer {
     pub fn from_files(files: Files, instruction: &str, area: Option<AreaRule>) -> Result<Self> {
         let text = |name: &str| -> Result<Option<&str>> {
             let file = files.iter().find(|(n, _)| n == name);
-            file.map(|(_, bytes)| std::str::from_utf8(bytes).with_context(|| format!("{name} is not UTF-8"))).transpose()
+            file.map(|(_, bytes)| std::str::from_utf8(bytes).with_context(|| format!("{name} is not UTF-8")))
+                .transpose()
         };
         let needed = |name: &str| text(name)?.with_context(|| format!("the checkpoint has no {name}"));
         let tokenizer = Tokenizer::from_json(needed(TOKENIZER)?).context(TOKENIZER)?;
@@ -85,10 +88,16 @@ impl Renderer {
         };
         let processor = Processor::from_json(needed(PREPROCESSOR)?).context(PREPROCESSOR)?;
         let config: Value = serde_json::from_str(needed(CONFIG)?).context(CONFIG)?;
-        let generation: Value = serde_json::from_str(text(GENERATION)?.unwrap_or("{}")).context(GENERATION)?;
-        let end = [&generation, &config].into_iter().map(|file| ids(&file["eos_token_id"])).find(|ids| !ids.is_empty());
-        let forbidden = ["image_token_id", "video_token_id"].iter().flat_map(|key| ids(&config[*key])).collect();
-        let area = area.unwrap_or(AreaRule { min_pixels: processor.min_pixels, max_pixels: processor.max_pixels });
+        let generation: Value =
+            serde_json::from_str(text(GENERATION)?.unwrap_or("{}")).context(GENERATION)?;
+        let end = [&generation, &config]
+            .into_iter()
+            .map(|file| ids(&file["eos_token_id"]))
+            .find(|ids| !ids.is_empty());
+        let forbidden =
+            ["image_token_id", "video_token_id"].iter().flat_map(|key| ids(&config[*key])).collect();
+        let area =
+            area.unwrap_or(AreaRule { min_pixels: processor.min_pixels, max_pixels: processor.max_pixels });
         Ok(Self {
             tokenizer,
             template,
@@ -136,9 +145,11 @@ impl Renderer {
             })
             .collect::<Result<_>>()
             .with_context(item)?;
-        let text = self.template.render(&example.problem, pictures.len(), &self.instruction).with_context(item)?;
+        let text =
+            self.template.render(&example.problem, pictures.len(), &self.instruction).with_context(item)?;
         let grids: Vec<[usize; 3]> = pictures.iter().map(|p| p.grid_thw).collect();
-        let tokens = encode_prompt(&self.tokenizer, &text, &grids, self.processor.merge_size).with_context(item)?;
+        let tokens =
+            encode_prompt(&self.tokenizer, &text, &grids, self.processor.merge_size).with_context(item)?;
         Ok(Prompt { ids: tokens.ids, pictures })
     }
 
@@ -151,7 +162,9 @@ impl Renderer {
 /// One id or a list of them.
 fn ids(value: &Value) -> Vec<u32> {
     let one = |v: &Value| v.as_u64().and_then(|id| u32::try_from(id).ok());
-    value.as_array().map_or_else(|| one(value).into_iter().collect(), |list| list.iter().filter_map(one).collect())
+    value
+        .as_array()
+        .map_or_else(|| one(value).into_iter().collect(), |list| list.iter().filter_map(one).collect())
 }
 
 impl Policy {
@@ -194,8 +207,11 @@ impl Policy {
                 let samples = completions
                     .into_iter()
                     .map(|completion| {
-                        let graded =
-                            grade_response(&renderer.text(&completion.ids)?, &example.answer, completion.stop);
+                        let graded = grade_response(
+                            &renderer.text(&completion.ids)?,
+                            &example.answer,
+                            completion.stop,
+                        );
                         Ok(Sample { completion, outcome: graded.outcome, extracted: graded.extracted })
                     })
                     .collect::<Result<_>>()?;
@@ -205,7 +221,13 @@ impl Policy {
     }
 
     /// Prompts of a group's responses under corrupted pictures: one per response, or one for all of them.
-    pub fn corrupted_prompts(&self, group: &Group, corruption: &Corruption, seed: u64, step: u64) -> Result<Vec<Prompt>> {
+    pub fn corrupted_prompts(
+        &self,
+        group: &Group,
+        corruption: &Corruption,
+        seed: u64,
+        step: u64,
+    ) -> Result<Vec<Prompt>> {
         let count = match corruption.scope {
             CorruptionScope::Response => group.samples.len(),
             CorruptionScope::Group => 1,

@@ -107,7 +107,11 @@ fn table(plan: &Plan) -> Result<(Table, Vec<Arm>)> {
     let (mut arms, mut hashes, mut rows) = (vec![], vec![], vec![]);
     let mut samples = None;
     for variant in &plan.study.variants {
-        arms.push(Arm { key: variant.name.clone(), label: variant.label.clone(), state: arm_state(plan, &store, variant)? });
+        arms.push(Arm {
+            key: variant.name.clone(),
+            label: variant.label.clone(),
+            state: arm_state(plan, &store, variant)?,
+        });
         for &seed in &plan.seeds {
             let config = plan.config(&variant.name, seed)?;
             hashes.push(format!("{} seed {seed}: {}", variant.name, &config.hash()?[..16]));
@@ -251,7 +255,8 @@ pub fn evaluate_cell(
         benchmarks.iter().map(|(name, items)| (name.clone(), items.len() * samples)).collect();
     let mut log = cell.sample_log(&expected)?;
     let total: usize = expected.iter().map(|(_, n)| n).sum();
-    let mut done: u64 = expected.iter().filter(|(name, _)| log.is_complete(name)).map(|(_, n)| *n as u64).sum();
+    let mut done: u64 =
+        expected.iter().filter(|(name, _)| log.is_complete(name)).map(|(_, n)| *n as u64).sum();
     progress.begin(&format!("evaluate {}", cell.key()), done, total as u64);
     for (name, items) in benchmarks {
         if !log.is_complete(name) {
@@ -289,13 +294,15 @@ impl TrainingData for World<'_> {
 pub fn tiny_benchmarks(config: &RunConfig) -> Vec<(String, Vec<Example>)> {
     let all = config.world.eval_items;
     let count = if config.eval.items == 0 { all } else { config.eval.items.min(all) };
-    let items = |family| (0..count).map(|i| generate(config.world.seed, Split::Eval, family, i).example).collect();
+    let items =
+        |family| (0..count).map(|i| generate(config.world.seed, Split::Eval, family, i).example).collect();
     FAMILIES.iter().enumerate().map(|(family, name)| ((*name).to_owned(), items(family))).collect()
 }
 
 /// The tiny base model: from the cache, or made now.
 pub fn base_policy(config: &RunConfig, store: &Store, progress: &dyn Progress) -> Result<Policy> {
-    let waiting = |dir: &Path| progress.note(&format!("another process makes the base model in {}", dir.display()));
+    let waiting =
+        |dir: &Path| progress.note(&format!("another process makes the base model in {}", dir.display()));
     let files = match store.artifact("base", &config.base_hash()?, waiting)? {
         Artifact::Ready(ready) => ready.files()?,
         Artifact::Missing(builder) => make_base(config, builder, progress)?,
@@ -315,7 +322,9 @@ fn make_base(config: &RunConfig, builder: ArtifactBuilder, progress: &dyn Progre
     if let Some(checkpoint) = builder.checkpoints().newest()? {
         let file = |name: &str| {
             let found = checkpoint.files.iter().find(|(n, _)| n == name);
-            found.map(|(_, bytes)| bytes.as_slice()).with_context(|| format!("the warm start's checkpoint has no {name}"))
+            found
+                .map(|(_, bytes)| bytes.as_slice())
+                .with_context(|| format!("the warm start's checkpoint has no {name}"))
         };
         apprentice = apprentice.restore(file(WEIGHTS)?, file(OPTIMIZER)?, settings)?;
     }

@@ -94,12 +94,15 @@ impl<'a> Trainer<'a> {
     ) -> Result<Self> {
         let file = |name: &str| {
             let found = files.iter().find(|(n, _)| n == name);
-            found.map(|(_, bytes)| bytes.as_slice()).with_context(|| format!("the checkpoint has no file {name}"))
+            found
+                .map(|(_, bytes)| bytes.as_slice())
+                .with_context(|| format!("the checkpoint has no file {name}"))
         };
         let mut trainer = Self::new(recipe, data, base)?;
         trainer.policy.model.replace_weights(file(WEIGHTS)?)?;
         trainer.optimizer = AdamW::from_bytes(&base.model, recipe.optimizer.clone(), file(OPTIMIZER)?)?;
-        trainer.position = serde_json::from_slice(file(POSITION)?).with_context(|| format!("checkpoint: {POSITION}"))?;
+        trainer.position =
+            serde_json::from_slice(file(POSITION)?).with_context(|| format!("checkpoint: {POSITION}"))?;
         Ok(trainer)
     }
 
@@ -136,7 +139,8 @@ impl<'a> Trainer<'a> {
 
     /// Draws groups until enough pass the algorithm's filter; the surplus is thrown away.
     fn collect(&self, figures: &mut Figures, progress: &dyn Progress) -> Result<(Vec<Group>, u64)> {
-        let TrainSettings { prompts_per_step, refill_prompts, max_refills, group_size, .. } = *self.recipe.train;
+        let TrainSettings { prompts_per_step, refill_prompts, max_refills, group_size, .. } =
+            *self.recipe.train;
         let (mut kept, mut drawn, mut draws) = (vec![], self.position.drawn, 0);
         let mut all = Tally::default();
         while kept.len() < prompts_per_step && (max_refills == 0 || draws < max_refills) {
@@ -145,10 +149,15 @@ impl<'a> Trainer<'a> {
             }
             let examples = (drawn..).take(refill_prompts).map(|n| self.draw(n)).collect::<Result<_>>()?;
             let step = self.position.step;
-            let groups = self.policy.sample(examples, group_size, self.recipe.sampling, |example, sample| {
-                // A question can come twice in a step where a new epoch begins; its place keeps the draws apart.
-                stream(self.recipe.seed, Purpose::Rollout, &[step.into(), draws.into(), (&example.id).into(), sample.into()])
-            })?;
+            let groups =
+                self.policy.sample(examples, group_size, self.recipe.sampling, |example, sample| {
+                    // A question can come twice in a step where a new epoch begins; its place keeps the draws apart.
+                    stream(
+                        self.recipe.seed,
+                        Purpose::Rollout,
+                        &[step.into(), draws.into(), (&example.id).into(), sample.into()],
+                    )
+                })?;
             drawn += refill_prompts as u64;
             draws += 1;
             all.add(&groups);

@@ -5,15 +5,17 @@
 //! reinforcement learning has. Only training questions are used.
 
 use crate::bench::tiny::{FAMILIES, Split, drill, generate, solution, words};
-use crate::model::{AdamW, Grads, Model, Prompt, Tree};
-use crate::rng::{Purpose, stream};
-use crate::rollout::Renderer;
-use crate::settings::{OptimizerSettings, WarmStart, WorldSettings};
 use crate::image::Processor;
-use crate::model::checkpoint::{CHAT_TEMPLATE, CONFIG, GENERATION, PREPROCESSOR, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS};
+use crate::model::checkpoint::{
+    CHAT_TEMPLATE, CONFIG, GENERATION, PREPROCESSOR, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS,
+};
+use crate::model::{AdamW, Grads, Model, Prompt, Tree};
 use crate::prompt::{IMAGE_TOKEN, Tokenizer, tiny};
+use crate::rng::{Purpose, stream};
 use crate::rollout::Policy;
+use crate::rollout::Renderer;
 use crate::settings::ModelSettings;
+use crate::settings::{OptimizerSettings, WarmStart, WorldSettings};
 use anyhow::Result;
 use rayon::prelude::*;
 use serde_json::json;
@@ -101,13 +103,16 @@ impl Apprentice {
     /// One update on a batch of worked solutions; returns the mean negative log-likelihood per token, in nats.
     pub fn learn(&mut self, lessons: &Lessons<'_>) -> Result<f64> {
         let step = self.step();
-        let batch: Vec<(Prompt, Vec<u32>)> =
-            (0..lessons.settings.batch).into_par_iter().map(|i| lessons.lesson(step, i)).collect::<Result<_>>()?;
+        let batch: Vec<(Prompt, Vec<u32>)> = (0..lessons.settings.batch)
+            .into_par_iter()
+            .map(|i| lessons.lesson(step, i))
+            .collect::<Result<_>>()?;
         let trees: Vec<Tree<'_>> =
             batch.iter().map(|(prompt, ids)| Tree { prompt, responses: vec![ids.as_slice()] }).collect();
         let forward = self.model.forward(&trees)?;
         let tokens: usize = batch.iter().map(|(_, ids)| ids.len()).sum();
-        let dlogp: Vec<Vec<f64>> = batch.iter().map(|(_, ids)| vec![-1.0 / tokens as f64; ids.len()]).collect();
+        let dlogp: Vec<Vec<f64>> =
+            batch.iter().map(|(_, ids)| vec![-1.0 / tokens as f64; ids.len()]).collect();
         let mut grads = Grads::new(self.model.params().len());
         self.model.backward(&forward, &dlogp, &mut grads)?;
         self.optimizer.set_learning_rate(learning_rate(lessons.settings, step));
@@ -123,7 +128,7 @@ impl Lessons<'_> {
         let index = draws.below(self.world.train_items);
         let item = generate(self.world.seed, Split::Train, i % FAMILIES.len(), index);
         let (example, text) = if step < self.settings.drill_steps {
-            drill(&item, &mut draws)
+            drill(&item, &mut draws, 1 + (8 * step / self.settings.drill_steps) as usize)
         } else {
             let text = solution(&item, &mut draws, self.world.misread, self.world.slip);
             (item.example, text)

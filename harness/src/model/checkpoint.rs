@@ -53,7 +53,10 @@ pub fn read_dir(dir: &Path) -> Result<Files> {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound && !needed => {}
             Err(error) => {
                 return Err(error).with_context(|| {
-                    format!("cannot read {}: --model names a checkpoint directory in the hub's layout", path.display())
+                    format!(
+                        "cannot read {}: --model names a checkpoint directory in the hub's layout",
+                        path.display()
+                    )
                 });
             }
         }
@@ -61,6 +64,9 @@ pub fn read_dir(dir: &Path) -> Result<Files> {
     Ok(files)
 }
 
+fn env(k: &str, d: f64) -> f64 {
+    std::env::var(k).ok().map(|v| v.parse().unwrap()).unwrap_or(d)
+}
 /// Random initial weights by tensor name, scaled by fan-in; projections into the residual stream are smaller.
 struct Initial {
     seed: u64,
@@ -78,7 +84,9 @@ impl Source for Initial {
         let residual =
             ["o_proj.weight", "down_proj.weight", "attn.proj.weight"].iter().any(|s| name.ends_with(s));
         let std = if name.contains("embed_tokens") {
-            0.05
+            env("EMB", 0.2)
+        } else if name.contains("lm_head") {
+            env("HEAD", 0.05)
         } else if residual {
             (1.0 / (fan_in * 2 * self.layers) as f64).sqrt()
         } else {

@@ -11,7 +11,8 @@ use anyhow::{Context, Result};
 impl Trainer<'_> {
     pub(super) fn update(&mut self, groups: &[Group], figures: &mut Figures) -> Result<()> {
         let old_logp = self.old_logp(groups)?;
-        let reference = self.reference.as_ref().map(|r| score(r, groups, self.recipe.train.micro_batch_responses));
+        let reference =
+            self.reference.as_ref().map(|r| score(r, groups, self.recipe.train.micro_batch_responses));
         let reference = reference.transpose()?;
         let batch = self.batch(groups, &old_logp)?;
         let credits = assign_credit(self.recipe.algorithm, &batch);
@@ -37,7 +38,10 @@ impl Trainer<'_> {
                         objective(self.recipe.algorithm, &credits[at], current, &old_logp[at], reference_t);
                     metrics.add(&result.metrics);
                     if number == 0 {
-                        gap.add(&logp_t, &mini[(micro.start + i) / size].samples[(micro.start + i) % size].completion.logp);
+                        gap.add(
+                            &logp_t,
+                            &mini[(micro.start + i) / size].samples[(micro.start + i) % size].completion.logp,
+                        );
                     }
                     dlogp.push(result.dloss_dlogp_t);
                 }
@@ -106,8 +110,11 @@ impl Trainer<'_> {
                 .iter()
                 .map(|g| self.policy.corrupted_prompts(g, corruption, self.recipe.seed, self.position.step))
                 .collect::<Result<_>>()?;
-            let trees: Vec<Tree<'_>> =
-                part.iter().zip(&prompts).flat_map(|(group, prompts)| corrupted_trees(group, prompts)).collect();
+            let trees: Vec<Tree<'_>> = part
+                .iter()
+                .zip(&prompts)
+                .flat_map(|(group, prompts)| corrupted_trees(group, prompts))
+                .collect();
             if full {
                 let clean: Vec<Tree<'_>> = part.iter().map(Group::tree).collect();
                 let rows = self.policy.model.compare(&clean, &trees, |token, p, q| {
@@ -120,7 +127,9 @@ impl Trainer<'_> {
                 }));
             } else {
                 let scores = self.policy.model.score(&trees)?;
-                out.extend(scores.logp.iter().map(|l| Corrupted { logp_t: widen(l), ..Corrupted::default() }));
+                out.extend(
+                    scores.logp.iter().map(|l| Corrupted { logp_t: widen(l), ..Corrupted::default() }),
+                );
             }
         }
         Ok(out)
@@ -131,7 +140,11 @@ impl Trainer<'_> {
 fn corrupted_trees<'a>(group: &'a Group, prompts: &'a [Prompt]) -> Vec<Tree<'a>> {
     match prompts {
         [prompt] => vec![Tree { prompt, responses: group.responses().collect() }],
-        _ => prompts.iter().zip(group.responses()).map(|(prompt, r)| Tree { prompt, responses: vec![r] }).collect(),
+        _ => prompts
+            .iter()
+            .zip(group.responses())
+            .map(|(prompt, r)| Tree { prompt, responses: vec![r] })
+            .collect(),
     }
 }
 
@@ -155,7 +168,10 @@ struct MicroBatch {
 
 fn micro_batches(groups: &[Group], size: usize) -> Vec<MicroBatch> {
     let total: usize = groups.iter().map(|g| g.samples.len()).sum();
-    (0..total).step_by(size.max(1)).map(|start| MicroBatch { start, len: size.max(1).min(total - start) }).collect()
+    (0..total)
+        .step_by(size.max(1))
+        .map(|start| MicroBatch { start, len: size.max(1).min(total - start) })
+        .collect()
 }
 
 impl MicroBatch {
@@ -176,7 +192,10 @@ impl MicroBatch {
 
 fn write_credit(credits: &[Credit], figures: &mut Figures) {
     let n = credits.len() as f64;
-    figures.insert("abs_advantage_mean".into(), credits.iter().map(|c| c.shaped_advantage.abs()).sum::<f64>() / n);
+    figures.insert(
+        "abs_advantage_mean".into(),
+        credits.iter().map(|c| c.shaped_advantage.abs()).sum::<f64>() / n,
+    );
     figures.insert("shaping_factor_max".into(), credits.iter().map(|c| c.factor).fold(f64::MIN, f64::max));
     let dependency: Vec<f64> = credits.iter().flat_map(|c| c.dependency_t.iter().copied()).collect();
     if !dependency.is_empty() {

@@ -32,7 +32,7 @@ mod teacher;
 use crate::rng::{At, Purpose, Stream, stream};
 use crate::types::{Example, Picture};
 use choices::{Choices, permuted};
-use picture::{CELLS, Mark, Object, draw};
+use picture::{Mark, Object, draw, grid};
 use question::{Family, Kind, Posed, Rows, Task, Term};
 use std::sync::Arc;
 use teacher::{Errors, Found, Options, Teacher};
@@ -133,15 +133,19 @@ pub fn solution(item: &Item, stream: &mut Stream, misread: f64, slip: f64) -> St
     teacher.solve(item.task, &item.terms, &item.options).0
 }
 
-/// A reading exercise on the item's picture: a question that names its objects in random order, and the answer that
-/// says what each shows. No reasoning, no errors: what a captioning stage is to a large model.
-pub fn drill(item: &Item, stream: &mut Stream) -> (Example, String) {
-    let mut objects: Vec<&Object> = item.objects.iter().collect();
+/// A reading exercise: a picture of at most `most` of the item's objects, a question that names them, and the answer
+/// that says what each shows. No reasoning, no errors: what a captioning stage is to a large model.
+pub fn drill(item: &Item, stream: &mut Stream, most: usize) -> (Example, String) {
+    let mut objects = item.objects.clone();
     stream.shuffle(&mut objects);
+    objects.truncate(1 + stream.below(most.clamp(1, objects.len().max(1))));
+    scatter(&mut objects, stream);
     let labels: Vec<String> = objects.iter().map(|object| object.label.to_string()).collect();
-    let facts: Vec<String> = objects.iter().map(|object| format!("{} {}", object.label, object.mark)).collect();
+    let facts: Vec<String> =
+        objects.iter().map(|object| format!("{} {}", object.label, object.mark)).collect();
     let problem = format!("<image>Read {}.", labels.join(", "));
-    (Example { problem, ..item.example.clone() }, format!("<think> {}. </think>", facts.join(", ")))
+    let images = vec![Picture::Rgb(Arc::new(draw(&objects)))];
+    (Example { problem, images, ..item.example.clone() }, format!("<think> {}. </think>", facts.join(", ")))
 }
 
 /// Every word and every pattern of punctuation that questions and solutions are made of, as running text: a
@@ -155,7 +159,7 @@ pub fn words() -> String {
             let mut draws = stream(0, Purpose::World, &["words".into(), name.into(), index.into()]);
             let right = solution(&item, &mut draws, 0.0, 0.0);
             let wrong = solution(&item, &mut draws, 0.3, 0.3);
-            let (exercise, reading) = drill(&item, &mut draws);
+            let (exercise, reading) = drill(&item, &mut draws, 8);
             let parts = [&item.example.problem, &right, &wrong, &exercise.problem, &reading];
             parts.into_iter().for_each(|part| text.extend([part, "\n"]));
         }
@@ -184,12 +188,18 @@ fn place_objects(posed: &Posed, family: Family, draws: &mut Stream) -> Vec<Objec
         let bystanders = labels.into_iter().take(DIGIT_OBJECTS - shown.len());
         shown.extend(bystanders.map(|label| (label, Mark::Digit(draws.below(10) as u8))));
     }
-    let mut cells: Vec<usize> = (0..CELLS).collect();
-    draws.shuffle(&mut cells);
     let mut objects: Vec<Object> =
-        shown.into_iter().zip(cells).map(|((label, mark), cell)| Object { label, mark, cell }).collect();
+        shown.into_iter().map(|(label, mark)| Object { label, mark, cell: 0 }).collect();
+    scatter(&mut objects, draws);
     objects.sort_by_key(|object| object.label);
     objects
+}
+
+/// Gives every object a random cell of its own.
+fn scatter(objects: &mut [Object], draws: &mut Stream) {
+    let mut cells: Vec<usize> = (0..grid(objects.len()).pow(2)).collect();
+    draws.shuffle(&mut cells);
+    objects.iter_mut().zip(cells).for_each(|(object, cell)| object.cell = cell);
 }
 
 /// Options around the right number. The others are what a misread last look leads to, so that neither their

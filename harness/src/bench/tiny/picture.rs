@@ -1,4 +1,4 @@
-//! The pictures of the tiny world: a 4x4 grid of cells, one visual token each.
+//! The pictures of the tiny world: a square grid of cells, one visual token each, just large enough for the objects.
 //!
 //! A cell is 28x28 pixels, that is 2x2 patches of a Qwen2.5-VL tower, merged into one token. An object's
 //! label fills the top-left patch and its mark the bottom-right one, so that one patch holds one attribute
@@ -7,16 +7,15 @@
 use crate::types::Rgb;
 use std::fmt;
 
-/// Cells per side.
-const GRID: usize = 4;
 /// Pixels per side of a cell.
 const CELL: usize = 28;
 /// Pixels per side of a patch.
 const PATCH: usize = 14;
-/// Pixels per side of a picture.
-const SIDE: usize = GRID * CELL;
-/// Number of cells.
-pub(super) const CELLS: usize = GRID * GRID;
+
+/// Cells per side of a picture of `objects` objects: the smallest square that holds them.
+pub(super) fn grid(objects: usize) -> usize {
+    (1..).find(|side| side * side >= objects).unwrap_or(1)
+}
 
 const WHITE: [u8; 3] = [255, 255, 255];
 const BLACK: [u8; 3] = [0, 0, 0];
@@ -146,15 +145,17 @@ pub(super) struct Object {
     pub label: char,
     /// What it shows.
     pub mark: Mark,
-    /// Its cell, row by row from the top left, below [`CELLS`].
+    /// Its cell, row by row from the top left, below the square of [`grid`].
     pub cell: usize,
 }
 
 /// Draws the objects on white; cells of the labels `X`, `Y` and `?` are set off in yellow.
 pub(super) fn draw(objects: &[Object]) -> Rgb {
-    let mut canvas = Canvas { pixels: WHITE.repeat(SIDE * SIDE) };
+    let grid = grid(objects.len());
+    let side = grid * CELL;
+    let mut canvas = Canvas { side, pixels: WHITE.repeat(side * side) };
     for object in objects {
-        let (x, y) = (object.cell % GRID * CELL, object.cell / GRID * CELL);
+        let (x, y) = (object.cell % grid * CELL, object.cell / grid * CELL);
         if "XY?".contains(object.label) {
             canvas.fill(x + PATCH, y, YELLOW, |_, _| true);
             canvas.fill(x, y + PATCH, YELLOW, |_, _| true);
@@ -162,10 +163,11 @@ pub(super) fn draw(objects: &[Object]) -> Rgb {
         canvas.glyph(x, y, object.label);
         canvas.mark(x + PATCH, y + PATCH, object.mark);
     }
-    Rgb { width: SIDE as u32, height: SIDE as u32, pixels: canvas.pixels }
+    Rgb { width: side as u32, height: side as u32, pixels: canvas.pixels }
 }
 
 struct Canvas {
+    side: usize,
     pixels: Vec<u8>,
 }
 
@@ -174,7 +176,7 @@ impl Canvas {
     fn fill(&mut self, left: usize, top: usize, colour: [u8; 3], covers: impl Fn(usize, usize) -> bool) {
         for (x, y) in (0..PATCH * PATCH).map(|i| (i % PATCH, i / PATCH)) {
             if covers(x, y) {
-                let at = 3 * ((top + y) * SIDE + left + x);
+                let at = 3 * ((top + y) * self.side + left + x);
                 self.pixels[at..at + 3].copy_from_slice(&colour);
             }
         }
