@@ -17,6 +17,7 @@ use crate::types::{Example, Outcome, StopReason};
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 /// Named figures of one step, all deterministic.
 pub type Figures = BTreeMap<String, f64>;
@@ -147,7 +148,7 @@ impl<'a> Trainer<'a> {
             if progress.stop_requested() {
                 return Err(Interrupted.into());
             }
-            let examples = (drawn..).take(refill_prompts).map(|n| self.draw(n)).collect::<Result<_>>()?;
+            let examples = self.questions(drawn..drawn + refill_prompts as u64)?;
             let step = self.position.step;
             let groups =
                 self.policy.sample(examples, group_size, self.recipe.sampling, |example, sample| {
@@ -180,12 +181,20 @@ impl<'a> Trainer<'a> {
         Ok((kept, drawn))
     }
 
-    /// The n-th training question since the start: every epoch has its own order, the same for all arms.
-    fn draw(&self, n: u64) -> Result<Example> {
+    /// Training questions by their number since the start: every epoch has its own order, the same for all arms.
+    fn questions(&self, numbers: Range<u64>) -> Result<Vec<Example>> {
         let len = self.data.len() as u64;
-        let mut order: Vec<u32> = (0..len as u32).collect();
-        stream(self.recipe.seed, Purpose::DataOrder, &[(n / len).into()]).shuffle(&mut order);
-        self.data.example(order[(n % len) as usize] as usize)
+        let mut orders = BTreeMap::new();
+        numbers
+            .map(|n| {
+                let order = orders.entry(n / len).or_insert_with_key(|epoch| {
+                    let mut order: Vec<usize> = (0..self.data.len()).collect();
+                    stream(self.recipe.seed, Purpose::DataOrder, &[(*epoch).into()]).shuffle(&mut order);
+                    order
+                });
+                self.data.example(order[(n % len) as usize])
+            })
+            .collect()
     }
 }
 

@@ -15,6 +15,7 @@ impl Trainer<'_> {
             self.reference.as_ref().map(|r| score(r, groups, self.recipe.train.micro_batch_responses));
         let reference = reference.transpose()?;
         let batch = self.batch(groups, &old_logp)?;
+        batch.check(self.recipe.algorithm)?;
         let credits = assign_credit(self.recipe.algorithm, &batch);
         write_credit(&credits, figures);
 

@@ -134,7 +134,8 @@ pub fn solution(item: &Item, stream: &mut Stream, misread: f64, slip: f64) -> St
 }
 
 /// A reading exercise: a picture of at most `most` of the item's objects, a question that names them, and the answer
-/// that says what each shows. No reasoning, no errors: what a captioning stage is to a large model.
+/// that says what each shows, with an equation on every two digits that follow each other. No errors: what
+/// captions and arithmetic in the pre-training are to a large model.
 pub fn drill(item: &Item, stream: &mut Stream, most: usize) -> (Example, String) {
     let mut objects = item.objects.clone();
     stream.shuffle(&mut objects);
@@ -146,6 +147,16 @@ pub fn drill(item: &Item, stream: &mut Stream, most: usize) -> (Example, String)
     let problem = format!("<image>Read {}.", labels.join(", "));
     let images = vec![Picture::Rgb(Arc::new(draw(&objects)))];
     (Example { problem, images, ..item.example.clone() }, format!("<think> {}. </think>", facts.join(", ")))
+}
+
+/// A true equation on two digits.
+fn equation(a: u8, b: u8, stream: &mut Stream) -> String {
+    let (high, low) = (a.max(b), a.min(b));
+    match stream.below(3) {
+        0 => format!("{a} + {b} = {}.", a + b),
+        1 => format!("{high} - {low} = {}.", high - low),
+        _ => format!("{a} x {b} = {}.", a * b),
+    }
 }
 
 /// Every word and every pattern of punctuation that questions and solutions are made of, as running text: a
