@@ -1,7 +1,7 @@
 //! Criterion benches.
-use criterion::{Criterion, criterion_group, criterion_main};
+mod grading;
 
-fn none(_c: &mut Criterion) {}
+use criterion::{criterion_group, criterion_main};
 
-criterion_group!(benches, none);
+criterion_group!(benches, grading::grading);
 criterion_main!(benches);

@@ -411,11 +411,11 @@ fn extract_squares(mut n: u64) -> (u64, Vec<u64>) {
     let mut primes = Vec::new();
     let mut prime = 2;
     while prime * prime <= n {
-        while n % (prime * prime) == 0 {
+        while n.is_multiple_of(prime * prime) {
             n /= prime * prime;
             outside *= prime;
         }
-        if n % prime == 0 {
+        if n.is_multiple_of(prime) {
             n /= prime;
             primes.push(prime);
         }
