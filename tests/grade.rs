@@ -245,7 +245,7 @@ fn hostile_texts() -> Vec<String> {
     texts
 }
 
-/// Grades in the three ways that a text can come in; the shortest time of ten tries that is below the
+/// Grades in the three ways that a text can come in; the shortest time of fifty tries that is below the
 /// limit, or the last one (the machine may be busy with something else).
 fn grading_time(text: &str, gold: &str, limit: Duration) -> Duration {
     let grade_once = || {
@@ -256,7 +256,7 @@ fn grading_time(text: &str, gold: &str, limit: Duration) -> Duration {
         start.elapsed()
     };
     let mut took = grade_once();
-    for _ in 1..10 {
+    for _ in 1..50 {
         if took >= limit {
             took = grade_once();
         }

@@ -53,6 +53,12 @@ impl Quotient {
         (self.denom == one()).then_some(&self.numer)
     }
 
+    /// Whether the value is one symbol or pi: its power with a decimal exponent stays as it is.
+    fn is_generator(&self) -> bool {
+        let term = self.whole().and_then(Poly::as_term);
+        term.is_some_and(|(monomial, coefficient)| is_plain(monomial) && *coefficient == Number::from(1))
+    }
+
     fn has_floats(&self) -> bool {
         self.numer.has_floats() || self.denom.has_floats()
     }
@@ -266,7 +272,7 @@ impl Field {
             Some(number) if number.is_half() => self.root(&value),
             Some(number) => match number.small_integer() {
                 Some(n) => self.integer_power(value, n, base),
-                None if number.is_float() && !value.has_floats() => {
+                None if number.is_float() && value.is_generator() => {
                     Ok(self.atom(Atom::Power(value, exponent)))
                 }
                 None => Err(Fault::Beyond),
