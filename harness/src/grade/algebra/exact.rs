@@ -12,7 +12,7 @@ use num_traits::{One, Pow, Signed, ToPrimitive, Zero};
 pub const MAX_TERMS: usize = 400;
 
 /// Work granted to one comparison, in limb operations.
-const BUDGET: u64 = 60_000;
+const BUDGET: u64 = 20_000;
 
 /// Largest power that is multiplied out.
 const MAX_POWER: i32 = 1000;
