@@ -2,7 +2,8 @@
 use criterion::{criterion_group, criterion_main};
 
 mod credit;
+mod grading;
 mod preprocess;
 
-criterion_group!(benches, credit::credit, preprocess::preprocess);
+criterion_group!(benches, credit::credit, grading::grading, preprocess::preprocess);
 criterion_main!(benches);

@@ -104,10 +104,9 @@ fn may_evaluate(expr: &str) -> bool {
 fn count_letters(expr: &str) -> usize {
     static LETTER: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"\p{L}").ok());
     let rest = expr.replace("sqrt", "").replace("frac", "");
-    let ascii = rest.chars().filter(char::is_ascii_alphabetic).map(String::from);
-    let mut letters: BTreeSet<String> = ascii.collect();
+    let mut letters: BTreeSet<char> = rest.chars().filter(char::is_ascii_alphabetic).collect();
     if let (false, Some(letter)) = (rest.is_ascii(), LETTER.as_ref()) {
-        letters.extend(letter.find_iter(&rest).map(|found| found.as_str().to_string()));
+        letters.extend(letter.find_iter(&rest).flat_map(|found| found.as_str().chars()));
     }
     letters.len()
 }

@@ -8,8 +8,8 @@
 //! The reward of the paper's code (`compute_score_wo_format`): white space around `<`, `>` and `/`
 //! removed, the last `\boxed{...}` taken, graded by mathruler 0.1.0 (under sympy 1.14 and pylatexenc
 //! 2.10): 1 if equal, else 0. Its evaluation scripts use the same function. The steps, each a module:
-//! [`extract`], [`mathd`] (equal first forms are equal), [`norm`] with [`latex`] (equal second forms
-//! are equal), [`compare`] (tuples, integers, fractions), [`expr`] and [`algebra`] (the rest).
+//! `extract`, `mathd` (equal first forms are equal), `norm` with `latex` (equal second forms
+//! are equal), `compare` (tuples, integers, fractions), `expr` and `algebra` (the rest).
 //!
 //! Known faults of the reference are part of the numbers and are kept: `\frac{x+1}{2}` means
 //! `x+1/2`, any two-letter word equals its anagram, `C.` is not `C`, `2/4` is not `1/2`, `5 m` is not
@@ -31,8 +31,21 @@
 //!
 //! # Agreement
 //!
-//! Checked on real output of mathruler: see `tests/grade.rs`. Of the pairs compared there, these
-//! stay undecided: UNDECIDED_PLACEHOLDER
+//! `tests/grade.rs` compares every case of `tests/golden/grading` (real output of mathruler: 6,553
+//! pairs with both normal forms, 2,124 completions, 30 extractions, 14 rewards). All agree; one pair
+//! stays undecided, because a `#` and a line end make a Python comment that is not followed:
+//! `\begin{tabular}{|l|l|l|} \hline # & # & # \\ ... \end{tabular}` against `C`.
+//!
+//! Beyond the fixtures, 180,015 generated pairs (real answers mutated, pieces of LaTeX strung together,
+//! random expressions against sympy's own rewriting of them) were graded by both once: no
+//! disagreement, 4.1 % undecided.
+//!
+//! Left undecided by design, so far met only in made-up answers: answers with digits other than
+//! `0`-`9`; functions other than the square root, Python keywords, comparisons by `==`, bit operators,
+//! imaginary literals (`3j`) and digit separators inside an algebraic answer; document commands and
+//! rare accents in LaTeX; decimals inside products of sums, or nested roots, whose values agree; and
+//! everything beyond the bounds (`expr::MAX_BYTES`, `expr::MAX_DEPTH`, `latex::MAX_STEPS`,
+//! `algebra`).
 
 mod algebra;
 mod compare;

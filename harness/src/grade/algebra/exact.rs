@@ -12,7 +12,7 @@ use num_traits::{One, Pow, Signed, ToPrimitive, Zero};
 pub const MAX_TERMS: usize = 400;
 
 /// Work granted to one comparison, in limb operations.
-const BUDGET: u64 = 60_000;
+const BUDGET: u64 = 20_000;
 
 /// Largest power that is multiplied out.
 const MAX_POWER: i32 = 1000;
@@ -51,6 +51,12 @@ impl Quotient {
 
     fn whole(&self) -> Option<&Poly> {
         (self.denom == one()).then_some(&self.numer)
+    }
+
+    /// Whether the value is one symbol or pi: its power with a decimal exponent stays as it is.
+    fn is_generator(&self) -> bool {
+        let term = self.whole().and_then(Poly::as_term);
+        term.is_some_and(|(monomial, coefficient)| is_plain(monomial) && *coefficient == Number::from(1))
     }
 
     fn has_floats(&self) -> bool {
@@ -266,7 +272,7 @@ impl Field {
             Some(number) if number.is_half() => self.root(&value),
             Some(number) => match number.small_integer() {
                 Some(n) => self.integer_power(value, n, base),
-                None if number.is_float() && !value.has_floats() => {
+                None if number.is_float() && value.is_generator() => {
                     Ok(self.atom(Atom::Power(value, exponent)))
                 }
                 None => Err(Fault::Beyond),
@@ -411,11 +417,11 @@ fn extract_squares(mut n: u64) -> (u64, Vec<u64>) {
     let mut primes = Vec::new();
     let mut prime = 2;
     while prime * prime <= n {
-        while n % (prime * prime) == 0 {
+        while n.is_multiple_of(prime * prime) {
             n /= prime * prime;
             outside *= prime;
         }
-        if n % prime == 0 {
+        if n.is_multiple_of(prime) {
             n /= prime;
             primes.push(prime);
         }

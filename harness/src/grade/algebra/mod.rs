@@ -11,7 +11,7 @@
 //! `0.1+0.2` is not `0.3` and `0.333` is not `1/3`, while `0.75pi` is `3pi/4`. The order of rounding
 //! is sympy's only where it evaluates at once (numbers alone) or collects like terms
 //! ([`Expr::is_flat`]): there `50sqrt(3)/3.` is not `50sqrt(3)/3`, and `x^2.` is not `x^2`. Everything
-//! else is undecided: floats in products of sums whose values agree, nested roots that happen to
+//! else is undecided: a decimal zero beside fractions (it makes them floats), floats in products of sums whose values agree, nested roots that happen to
 //! agree, and whatever exceeds the bounds of [`exact`] (so no input takes long).
 
 mod exact;
@@ -28,6 +28,9 @@ use exact::{Fault, Field};
 pub fn compare_with_zero(expr: &Expr) -> Verdict {
     if numeric::is_clearly_nonzero(expr) {
         return Verdict::Different;
+    }
+    if expr.has_decimal_zero() && !expr.is_sum_of_literals() {
+        return Verdict::Undecided;
     }
     let mut field = Field::default();
     let value = match field.evaluate(expr) {
@@ -76,6 +79,8 @@ mod tests {
             ("0.75pi", "3pi/4"),
             ("0.3x", "3x/10"),
             ("7.0/2", "3.5"),
+            ("0.000", "0"),
+            ("y/7*2.0^0", "y/7"),
             ("(0.5+0.25)*3", "2.25"),
             ("(2.5y)^3", "15.625y^3"),
             ("96pi+120.", "96pi+120"),
@@ -121,6 +126,8 @@ mod tests {
             ("sqrt(3+2sqrt(2))", "1+sqrt(2)"),
             ("10**10**10", "1"),
             ("999!", "999!+1"),
+            ("1^-3.", "1^-3"),
+            ("8/3-0.0", "8/3"),
             ("(x+1.5)(x+1)", "x^2+2.5x+1.5"),
             ("x^0.5+x^2.", "sqrt(x)+x^2"),
             ("sqrt(10**40+1)-sqrt(10**40+1)", "0*sqrt(10**50+3)"),

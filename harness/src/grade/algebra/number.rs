@@ -100,9 +100,10 @@ impl Number {
         }
     }
 
-    /// An integer power of a number that is not zero.
+    /// An integer power of a number that is not zero; the power 0 is the exact 1, of a float too.
     pub fn power(&self, exponent: i32) -> Result<Self, Fault> {
         match self {
+            _ if exponent == 0 => Ok(Number::from(1)),
             Number::Exact(ratio) => {
                 let bits = ratio.numer().bits().max(ratio.denom().bits());
                 let grows = !ratio.is_integer() || ratio.numer().magnitude() > &1u32.into();

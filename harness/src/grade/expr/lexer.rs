@@ -161,7 +161,7 @@ impl<'a> Lexer<'a> {
         if is_integer && rest.starts_with('0') {
             end = rest.len() - rest.trim_start_matches('0').len();
         }
-        let behind = rest[end..].as_bytes();
+        let behind = &rest.as_bytes()[end..];
         let radix_prefix = is_integer && &rest[..end] == "0" && starts_with_radix(behind);
         let goes_on = matches!(behind.first(), Some(b'j'))
             || (behind.first() == Some(&b'_') && behind.get(1).is_some_and(u8::is_ascii_digit));

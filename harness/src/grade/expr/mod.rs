@@ -91,13 +91,33 @@ impl Expr {
 
     /// Whether a decimal literal occurs.
     pub fn has_decimals(&self) -> bool {
+        self.has_decimal(&|_| true)
+    }
+
+    /// Whether a decimal literal of value zero occurs.
+    pub fn has_decimal_zero(&self) -> bool {
+        self.has_decimal(&|digits| *digits == BigInt::ZERO)
+    }
+
+    fn has_decimal(&self, wanted: &dyn Fn(&BigInt) -> bool) -> bool {
+        match self {
+            Expr::Decimal { digits, .. } => wanted(digits),
+            Expr::Integer(_) | Expr::Pi | Expr::Symbol(_) => false,
+            Expr::Sum(terms) => terms.iter().any(|term| term.has_decimal(wanted)),
+            Expr::Product(factors) => factors.iter().any(|(_, factor)| factor.has_decimal(wanted)),
+            Expr::Negative(inner) | Expr::Root(inner) | Expr::Factorial(inner) => inner.has_decimal(wanted),
+            Expr::Power(base, exponent) => base.has_decimal(wanted) || exponent.has_decimal(wanted),
+        }
+    }
+
+    /// Whether only decimals and integers that a float holds exactly occur, under sums and signs.
+    pub fn is_sum_of_literals(&self) -> bool {
         match self {
             Expr::Decimal { .. } => true,
-            Expr::Integer(_) | Expr::Pi | Expr::Symbol(_) => false,
-            Expr::Sum(terms) => terms.iter().any(Expr::has_decimals),
-            Expr::Product(factors) => factors.iter().any(|(_, factor)| factor.has_decimals()),
-            Expr::Negative(inner) | Expr::Root(inner) | Expr::Factorial(inner) => inner.has_decimals(),
-            Expr::Power(base, exponent) => base.has_decimals() || exponent.has_decimals(),
+            Expr::Integer(n) => n.bits() <= 53,
+            Expr::Sum(terms) => terms.iter().all(Expr::is_sum_of_literals),
+            Expr::Negative(inner) => inner.is_sum_of_literals(),
+            _ => false,
         }
     }
 

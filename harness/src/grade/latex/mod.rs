@@ -10,7 +10,7 @@
 //!
 //! Not covered, reported as [`LatexFault::Unknown`]: document commands (`\section`, `\cite`,
 //! `\newcommand`, ...), Cyrillic letters, `verbatim`, accents over letters outside ASCII, more than
-//! [`MAX_DEPTH`] nested groups and work beyond [`MAX_STEPS`] tokens.
+//! [`MAX_DEPTH`] nested groups, [`MAX_BYTES`] of source and [`MAX_STEPS`] tokens.
 
 mod macros;
 mod render;
@@ -21,7 +21,10 @@ pub const MAX_DEPTH: usize = 60;
 
 /// Tokens read before the text counts as hostile (arguments are read again after a failure, so a
 /// short text can ask for exponentially many).
-pub const MAX_STEPS: usize = 20_000;
+pub const MAX_STEPS: usize = 5_000;
+
+/// Longest source that is read, in bytes.
+const MAX_BYTES: usize = 20_000;
 
 /// Why there is no plain text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +37,9 @@ pub enum LatexFault {
 
 /// The plain text of a LaTeX source.
 pub fn to_text(source: &str) -> Result<String, LatexFault> {
+    if source.len() > MAX_BYTES {
+        return Err(LatexFault::Unknown);
+    }
     let nodes = walk::parse(source)?;
     render::render(&nodes)
 }
