@@ -7,10 +7,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Every module and its level. A module uses its own level and those below.
-const LEVELS: [(&str, u8); 21] = [
+const LEVELS: [(&str, u8); 23] = [
     ("types", 0),
     ("settings", 0),
     ("rng", 0),
+    ("progress", 0),
     ("grade", 1),
     ("algo", 1),
     ("stats", 1),
@@ -21,6 +22,7 @@ const LEVELS: [(&str, u8); 21] = [
     ("bench", 2),
     ("store", 2),
     ("rollout", 3),
+    ("warm_start", 3),
     ("train", 3),
     ("eval", 3),
     ("config", 4),

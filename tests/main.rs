@@ -7,6 +7,8 @@ mod grade;
 mod image;
 #[cfg(feature = "candle")]
 mod model;
+#[cfg(feature = "candle")]
+mod parity;
 mod prompt;
 mod report;
 mod store;

@@ -2,9 +2,17 @@
 //!
 //! It stands in for the benchmarks and the training set where a run has to fit a laptop. A question names
 //! labels; the eye has to find the cell with a label and read what it shows, or the other way round; the rest
-//! is short reasoning on what was read. So only a few tokens of a solution depend on the picture, which is
-//! what VPPO's token filter is about (paper sections 3.1 and 3.2), and answers take the forms the grader meets
-//! in the real benchmarks: option letters, decimals, LaTeX, integers, pairs.
+//! is short reasoning on what was read. A picture is the smallest square grid of cells that holds its objects:
+//! 3x3 cells, 4x4 where the question itself is drawn. A solution is one line in which a value follows its
+//! label at once, so that a look is one step:
+//!
+//! ```text
+//! <think> F 7, J 5. 7 + 5 = 12. 12 D. </think>\boxed{D}
+//! ```
+//!
+//! So only a few tokens of a solution depend on the picture, which is what VPPO's token filter is about (paper
+//! sections 3.1 and 3.2), and answers take the forms the grader meets in the real benchmarks: option letters,
+//! decimals, LaTeX, integers, pairs. Before solutions a model may be taught to read: [`drill`] makes exercises.
 //!
 //! | family | asks | answer |
 //! |---|---|---|
@@ -124,7 +132,7 @@ pub fn generate(world_seed: u64, split: Split, family: usize, index: usize) -> I
     Item { example, content: posed.key, objects, task: posed.task, terms: posed.terms, options }
 }
 
-/// The teacher's worked solution: looks and reasoning within `<think>` tags, then the boxed answer.
+/// The teacher's worked solution, on one line: looks and reasoning within `<think>` tags, then the boxed answer.
 ///
 /// With probability `misread` per look it reads another value of the same kind, with probability `slip` per
 /// step of reasoning the step goes wrong, and goes on from there. Without errors the answer is the gold one.
@@ -160,8 +168,8 @@ fn equation(a: u8, b: u8, stream: &mut Stream) -> String {
 }
 
 /// Every word and every pattern of punctuation that questions and solutions are made of, as running text: a
-/// fixed sample of both, from which a word-level vocabulary can be built. Not all numbers occur in it; those
-/// of the world are 0 to 99.
+/// fixed sample of both and of drills, from which a word-level vocabulary can be built. Not all numbers occur
+/// in it; those of the world are 0 to 99.
 pub fn words() -> String {
     let mut text = String::new();
     for (family, name) in FAMILIES.into_iter().enumerate() {

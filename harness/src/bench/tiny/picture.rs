@@ -1,8 +1,9 @@
-//! The pictures of the tiny world: a square grid of cells, one visual token each, just large enough for the objects.
+//! The pictures of the tiny world: the smallest square grid of cells that holds the objects.
 //!
-//! A cell is 28x28 pixels, that is 2x2 patches of a Qwen2.5-VL tower, merged into one token. An object's
-//! label fills the top-left patch and its mark the bottom-right one, so that one patch holds one attribute
-//! whole and an attribute looks the same wherever it stands. Only the cells differ between renderings.
+//! A cell is 28x28 pixels, that is 2x2 patches of a Qwen2.5-VL tower, merged into one visual token. An
+//! object's label stands in the top-left patch and its mark in the bottom-right one, so that one patch holds
+//! one attribute whole and an attribute looks the same in every cell and at every size of the grid. Between
+//! two pictures of the same objects only the cells differ.
 
 use crate::types::Rgb;
 use std::fmt;
@@ -247,32 +248,54 @@ mod tests {
     }
 
     #[test]
+    fn the_grid_is_the_smallest_square_that_holds_the_objects() {
+        let sides: Vec<usize> = [0, 1, 2, 4, 5, 9, 10, 13, 16, 17].map(grid).to_vec();
+        assert_eq!(sides, [1, 1, 2, 2, 3, 3, 4, 4, 4, 5]);
+        let objects: Vec<Object> =
+            ('A'..='J').map(|label| Object { label, mark: Mark::Digit(3), cell: 0 }).collect();
+        for count in [1, 5, 6, 10] {
+            let picture = draw(&objects[..count]);
+            let side = CELL * grid(count);
+            assert_eq!((picture.width as usize, picture.height as usize), (side, side));
+            assert_eq!(picture.pixels.len(), 3 * side * side);
+        }
+    }
+
+    #[test]
     fn every_object_looks_different() {
         let labels: Vec<char> = "ABCDEFGHIJXY?".chars().collect();
         let mut seen = BTreeSet::new();
         for &label in &labels {
             for mark in all_marks() {
-                assert!(seen.insert(draw(&[Object { label, mark, cell: 5 }]).pixels), "{label} {mark}");
+                assert!(seen.insert(draw(&[Object { label, mark, cell: 0 }]).pixels), "{label} {mark}");
             }
         }
         assert!(!seen.contains(&draw(&[]).pixels), "an object without a pixel");
     }
 
+    /// The pixels of a cell.
+    fn cut(picture: &Rgb, cell: usize) -> Vec<u8> {
+        let side = picture.width as usize;
+        let (x, y) = (cell % (side / CELL) * CELL, cell / (side / CELL) * CELL);
+        (y..y + CELL).flat_map(|row| picture.pixels[3 * (row * side + x)..][..3 * CELL].to_vec()).collect()
+    }
+
     #[test]
     fn an_object_looks_the_same_in_every_cell_and_stays_in_it() {
-        let cut = |rgb: &Rgb, cell: usize| -> Vec<u8> {
-            let (x, y) = (cell % GRID * CELL, cell / GRID * CELL);
-            (0..CELL).flat_map(|row| rgb.pixels[3 * ((y + row) * SIDE + x)..][..3 * CELL].to_vec()).collect()
-        };
         for mark in all_marks() {
-            let home = cut(&draw(&[Object { label: 'X', mark, cell: 0 }]), 0);
-            for cell in 0..CELLS {
-                let picture = draw(&[Object { label: 'X', mark, cell }]);
-                assert_eq!(cut(&picture, cell), home);
-                let others = (0..CELLS).filter(|&other| other != cell);
-                assert!(
-                    others.into_iter().all(|other| cut(&picture, other).iter().all(|&level| level == 255))
-                );
+            let alone = draw(&[Object { label: 'X', mark, cell: 0 }]).pixels;
+            for count in [2, 5, 13] {
+                let cells = grid(count).pow(2);
+                for cell in 0..cells {
+                    // The other objects all stand in the next cell, one over the other.
+                    let next = (cell + 1) % cells;
+                    let mut objects = vec![Object { label: 'A', mark: Mark::Digit(1), cell: next }; count];
+                    objects[0] = Object { label: 'X', mark, cell };
+                    let picture = draw(&objects);
+                    assert_eq!(cut(&picture, cell), alone, "{mark} in cell {cell} of {cells}");
+                    let mut others = (0..cells).filter(|&other| other != cell && other != next);
+                    assert!(others.all(|other| cut(&picture, other).iter().all(|&level| level == 255)));
+                }
             }
         }
     }

@@ -1,8 +1,8 @@
-//! Worked solutions: a few looks at the picture, short reasoning, one boxed answer.
+//! Worked solutions: a few looks at the picture, short reasoning, one boxed answer, all on one line.
 //!
 //! One routine works for the perfect teacher, who also makes the gold answers, and for the one who errs: an
-//! error changes a value and all that follows is consistent with it. A look and a step of reasoning are
-//! written in the same form wherever they occur.
+//! error changes a value and all that follows is consistent with it. A reading by label is written `F 7` and a
+//! step of arithmetic `7 + 5 = 12.` wherever it occurs; no word stands between a label and its value.
 
 use super::picture::{Colour, Figure, Mark, Object, Shape};
 use super::question::{RENDERED, Task, Term};
@@ -33,7 +33,7 @@ pub(super) struct Errors<'a> {
 pub(super) struct Teacher<'a> {
     objects: &'a [Object],
     errors: Option<Errors<'a>>,
-    lines: Vec<String>,
+    sentences: Vec<String>,
 }
 
 /// What a task comes to.
@@ -47,7 +47,7 @@ pub(super) enum Found {
 impl<'a> Teacher<'a> {
     /// One who makes no errors if there are none to make.
     pub fn new(objects: &'a [Object], errors: Option<Errors<'a>>) -> Self {
-        Self { objects, errors, lines: Vec::new() }
+        Self { objects, errors, sentences: Vec::new() }
     }
 
     /// The worked solution and its answer.
@@ -66,11 +66,11 @@ impl<'a> Teacher<'a> {
                 }
             }
         };
-        (format!("<think> {} </think>\\boxed{{{answer}}}", self.lines.join(" ")), answer)
+        (format!("<think> {} </think>\\boxed{{{answer}}}", self.sentences.join(" ")), answer)
     }
 
-    fn write(&mut self, line: String) {
-        self.lines.push(line);
+    fn write(&mut self, sentence: String) {
+        self.sentences.push(sentence);
     }
 
     // --- errors ---
@@ -113,7 +113,7 @@ impl<'a> Teacher<'a> {
         self.objects.iter().find(|object| object.label == label).map(|object| object.mark)
     }
 
-    /// The value of every term, with one line on those that stand in the picture.
+    /// The value of every term; writes down, in one sentence, those that belong to an object.
     fn read(&mut self, terms: &[Term]) -> Vec<u8> {
         let mut facts = Vec::new();
         let mut values = Vec::new();

@@ -1,0 +1,113 @@
+//! The model against transformers, on checkpoints in the hub's layout.
+//!
+//! Every folder `qwen2_5_vl_*` of `HARNESS_EXTRA_GOLDEN` holds a checkpoint, pictures, and `expected.json`: what
+//! transformers (weights widened to float32, eager attention) computed on them.
+
+use crate::image::extra_golden;
+use harness::image::AreaRule;
+use harness::model::checkpoint::read_dir;
+use harness::model::{Prompt, Tree};
+use harness::rollout::Policy;
+use harness::types::{Example, Picture};
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+
+/// Largest allowed difference of a log-probability or an entropy, in nats.
+const TOLERANCE: f64 = 1e-3;
+
+/// What `expected.json` holds, as far as it is compared.
+#[derive(Deserialize)]
+struct Expected {
+    min_pixels: usize,
+    max_pixels: usize,
+    instruction: String,
+    samples: Vec<Sample>,
+}
+
+#[derive(Deserialize)]
+struct Sample {
+    images: Vec<String>,
+    prompt: String,
+    response: String,
+    image_grid_thw: Vec<[usize; 3]>,
+    prompt_ids: Vec<u32>,
+    response_ids: Vec<u32>,
+    logp: Vec<f64>,
+    entropy: Vec<f64>,
+}
+
+/// Checkpoint folders, in the order of their names.
+fn checkpoints() -> Vec<PathBuf> {
+    let Some(extra) = extra_golden() else { return Vec::new() };
+    let entries = std::fs::read_dir(&extra).unwrap_or_else(|e| panic!("{}: {e}", extra.display()));
+    let mut folders: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    folders.retain(|folder| {
+        let name = folder.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with("qwen2_5_vl_") && folder.join("expected.json").exists()
+    });
+    folders.sort();
+    folders
+}
+
+fn example(folder: &Path, id: usize, sample: &Sample) -> Example {
+    let picture = |file: &String| Picture::Encoded(std::fs::read(folder.join(file)).unwrap().into());
+    Example {
+        id: id.to_string(),
+        benchmark: "golden".into(),
+        cluster: id.to_string(),
+        problem: sample.prompt.clone(),
+        answer: String::new(),
+        images: sample.images.iter().map(picture).collect(),
+    }
+}
+
+fn largest_difference(got: &[f32], want: &[f64]) -> f64 {
+    assert_eq!(got.len(), want.len());
+    got.iter().zip(want).map(|(&got, want)| (f64::from(got) - want).abs()).fold(0.0, f64::max)
+}
+
+/// Checks the ids and gives the prompt and the response.
+fn encode(policy: &Policy, folder: &Path, id: usize, sample: &Sample) -> (Prompt, Vec<u32>) {
+    let renderer = &policy.renderer;
+    let prompt = renderer.prompt(&example(folder, id, sample)).unwrap();
+    let grids: Vec<[usize; 3]> = prompt.pictures.iter().map(|picture| picture.grid_thw).collect();
+    assert_eq!(grids, sample.image_grid_thw, "sample {id}");
+    assert_eq!(prompt.ids, sample.prompt_ids, "sample {id}");
+    let mut response = renderer.tokenizer.encode(&sample.response).unwrap();
+    response.extend(renderer.end.first());
+    assert_eq!(response, sample.response_ids, "sample {id}");
+    (prompt, response)
+}
+
+/// Compares one checkpoint; gives the largest differences of log-probability and entropy.
+fn compare(folder: &Path) -> (f64, f64) {
+    let text = std::fs::read_to_string(folder.join("expected.json")).unwrap();
+    let expected: Expected = serde_json::from_str(&text).unwrap();
+    let area = AreaRule { min_pixels: expected.min_pixels, max_pixels: expected.max_pixels };
+    let instruction = expected.instruction.trim_start_matches('\n');
+    let policy = Policy::from_files(read_dir(folder).unwrap(), instruction, Some(area)).unwrap();
+    let encoded: Vec<(Prompt, Vec<u32>)> =
+        (0..).zip(&expected.samples).map(|(id, sample)| encode(&policy, folder, id, sample)).collect();
+    let trees: Vec<Tree<'_>> =
+        encoded.iter().map(|(prompt, response)| Tree { prompt, responses: vec![response] }).collect();
+    let scores = policy.model.score(&trees).unwrap();
+    let (mut logp, mut entropy) = (0.0f64, 0.0f64);
+    for (i, sample) in expected.samples.iter().enumerate() {
+        let of_sample = (
+            largest_difference(&scores.logp[i], &sample.logp),
+            largest_difference(&scores.entropy[i], &sample.entropy),
+        );
+        println!("sample {i}: logp within {:.1e}, entropy within {:.1e}", of_sample.0, of_sample.1);
+        (logp, entropy) = (logp.max(of_sample.0), entropy.max(of_sample.1));
+    }
+    (logp, entropy)
+}
+
+#[test]
+fn golden_model() {
+    for folder in checkpoints() {
+        let (logp, entropy) = compare(&folder);
+        println!("{}: logp within {logp:.1e}, entropy within {entropy:.1e}", folder.display());
+        assert!(logp.max(entropy) < TOLERANCE, "{}: {logp} {entropy}", folder.display());
+    }
+}
