@@ -20,6 +20,7 @@ fn toy_settings() -> ModelSettings {
         kv_heads: 2,
         mrope_section: [2, 1, 1],
         rope_theta: 1000.0,
+        tie_word_embeddings: true,
         vision_hidden_size: 16,
         vision_intermediate_size: 20,
         vision_depth: 2,
@@ -33,6 +34,12 @@ fn toy_settings() -> ModelSettings {
 
 fn toy() -> Model {
     Model::random(&toy_settings(), VOCAB, IMAGE, 3).unwrap()
+}
+
+/// The toy with an output head of its own.
+fn toy_untied() -> Model {
+    let settings = ModelSettings { tie_word_embeddings: false, ..toy_settings() };
+    Model::random(&settings, VOCAB, IMAGE, 3).unwrap()
 }
 
 fn picture(seed: u64, h: usize, w: usize) -> Arc<Patches> {
@@ -84,7 +91,11 @@ fn distance(a: &[f32], b: &[f32]) -> f64 {
 
 #[test]
 fn every_tensor_has_the_gradient_that_finite_differences_give() {
-    let mut model = toy();
+    check_gradients(toy());
+    check_gradients(toy_untied());
+}
+
+fn check_gradients(mut model: Model) {
     let (a, b) = (prompt(1, 4, 6), prompt(2, 6, 4));
     let text = Prompt { ids: vec![4, 8, 6], pictures: vec![] };
     let trees = [

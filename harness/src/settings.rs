@@ -185,6 +185,8 @@ pub struct ModelSettings {
     pub mrope_section: [usize; 3],
     /// Base of the rotary frequencies.
     pub rope_theta: f64,
+    /// Whether the output head is the embedding.
+    pub tie_word_embeddings: bool,
     /// Width of the vision tower.
     pub vision_hidden_size: usize,
     /// Width of its feed-forward layers.

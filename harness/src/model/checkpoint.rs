@@ -64,9 +64,6 @@ pub fn read_dir(dir: &Path) -> Result<Files> {
     Ok(files)
 }
 
-fn env(k: &str, d: f64) -> f64 {
-    std::env::var(k).ok().map(|v| v.parse().unwrap()).unwrap_or(d)
-}
 /// Random initial weights by tensor name, scaled by fan-in; projections into the residual stream are smaller.
 struct Initial {
     seed: u64,
@@ -84,9 +81,9 @@ impl Source for Initial {
         let residual =
             ["o_proj.weight", "down_proj.weight", "attn.proj.weight"].iter().any(|s| name.ends_with(s));
         let std = if name.contains("embed_tokens") {
-            env("EMB", 0.2)
+            0.2
         } else if name.contains("lm_head") {
-            env("HEAD", 0.05)
+            0.05
         } else if residual {
             (1.0 / (fan_in * 2 * self.layers) as f64).sqrt()
         } else {

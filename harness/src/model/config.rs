@@ -135,7 +135,7 @@ impl VlConfig {
                 temporal_patch_size: 2,
             },
             image_token_id,
-            tie_word_embeddings: std::env::var("TIE").is_ok(),
+            tie_word_embeddings: m.tie_word_embeddings,
         };
         config.check()?;
         Ok(config)

@@ -33,6 +33,7 @@
 //! It does not know the model, the tokenizer, the instruction sentence or the grader.
 
 mod choices;
+mod drill;
 mod picture;
 mod question;
 mod teacher;
@@ -44,6 +45,8 @@ use picture::{Mark, Object, draw, grid};
 use question::{Family, Kind, Posed, Rows, Task, Term};
 use std::sync::Arc;
 use teacher::{Errors, Found, Options, Teacher};
+
+pub use drill::drill;
 
 /// Names of the families: those of the benchmarks they are miniatures of.
 pub const FAMILIES: [&str; 8] =
@@ -139,32 +142,6 @@ pub fn generate(world_seed: u64, split: Split, family: usize, index: usize) -> I
 pub fn solution(item: &Item, stream: &mut Stream, misread: f64, slip: f64) -> String {
     let teacher = Teacher::new(&item.objects, Some(Errors { stream, misread, slip }));
     teacher.solve(item.task, &item.terms, &item.options).0
-}
-
-/// A reading exercise: a picture of at most `most` of the item's objects, a question that names them, and the answer
-/// that says what each shows, with an equation on every two digits that follow each other. No errors: what
-/// captions and arithmetic in the pre-training are to a large model.
-pub fn drill(item: &Item, stream: &mut Stream, most: usize) -> (Example, String) {
-    let mut objects = item.objects.clone();
-    stream.shuffle(&mut objects);
-    objects.truncate(1 + stream.below(most.clamp(1, objects.len().max(1))));
-    scatter(&mut objects, stream);
-    let labels: Vec<String> = objects.iter().map(|object| object.label.to_string()).collect();
-    let facts: Vec<String> =
-        objects.iter().map(|object| format!("{} {}", object.label, object.mark)).collect();
-    let problem = format!("<image>Read {}.", labels.join(", "));
-    let images = vec![Picture::Rgb(Arc::new(draw(&objects)))];
-    (Example { problem, images, ..item.example.clone() }, format!("<think> {}. </think>", facts.join(", ")))
-}
-
-/// A true equation on two digits.
-fn equation(a: u8, b: u8, stream: &mut Stream) -> String {
-    let (high, low) = (a.max(b), a.min(b));
-    match stream.below(3) {
-        0 => format!("{a} + {b} = {}.", a + b),
-        1 => format!("{high} - {low} = {}.", high - low),
-        _ => format!("{a} x {b} = {}.", a * b),
-    }
 }
 
 /// Every word and every pattern of punctuation that questions and solutions are made of, as running text: a
