@@ -275,9 +275,9 @@ impl Family {
             options.iter().enumerate().map(one).collect::<String>()
         };
         match self {
-            Family::MathVerse => format!("\nChoices:\n{}", listed(": ", "\n").trim_end()),
-            Family::Mmk12 => format!("\n{}", listed(". ", "\n").trim_end()),
-            Family::WeMath => format!("\n{}D. No correct answer", listed(". ", "; ")),
+            Family::MathVerse => format!("\nChoices:\n{}", listed(" ", "\n").trim_end()),
+            Family::Mmk12 => format!("\n{}", listed(" ", "\n").trim_end()),
+            Family::WeMath => format!("\n{}D No correct answer", listed(" ", "; ")),
             _ => String::new(),
         }
     }
