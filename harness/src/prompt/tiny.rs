@@ -90,12 +90,12 @@ fn to_json(words: &BTreeSet<String>) -> Result<String> {
         .zip(special.chain(fixed))
         .map(|(id, (content, special))| AddedToken::new(id, content, special))
         .collect();
-    Ok(serde_json::to_string_pretty(&File::new(added_tokens, Vocabulary(vocabulary)))?)
+    Ok(serde_json::to_string_pretty(&TokenizerFile::new(added_tokens, Vocabulary(vocabulary)))?)
 }
 
 /// The layout of a `tokenizer.json`, in structs, so that the order of keys is fixed.
 #[derive(serde::Serialize)]
-struct File<'a> {
+struct TokenizerFile<'a> {
     version: &'a str,
     truncation: (),
     padding: (),
@@ -107,9 +107,9 @@ struct File<'a> {
     model: Model<'a>,
 }
 
-impl<'a> File<'a> {
-    fn new(added_tokens: Vec<AddedToken<'a>>, vocab: Vocabulary<'a>) -> File<'a> {
-        File {
+impl<'a> TokenizerFile<'a> {
+    fn new(added_tokens: Vec<AddedToken<'a>>, vocab: Vocabulary<'a>) -> TokenizerFile<'a> {
+        TokenizerFile {
             version: "1.0",
             truncation: (),
             padding: (),
