@@ -2,6 +2,8 @@
 mod algo;
 mod architecture;
 #[cfg(feature = "candle")]
+mod cli;
+#[cfg(feature = "candle")]
 mod end_to_end;
 mod grade;
 mod image;
@@ -9,5 +11,9 @@ mod image;
 mod model;
 mod prompt;
 mod report;
+#[cfg(feature = "candle")]
+mod run;
 mod store;
 mod tiny_world;
+#[cfg(feature = "candle")]
+mod train;
