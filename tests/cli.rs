@@ -14,7 +14,8 @@ fn own(command: &str, out: &Path, data: &Path, more: &[&str]) -> Command {
 }
 
 fn write_picture(path: &Path, width: u32, height: u32, level: u8) {
-    let pixels = image::RgbImage::from_fn(width, height, |x, y| image::Rgb([level, (x * 2) as u8, (y * 2) as u8]));
+    let pixels =
+        image::RgbImage::from_fn(width, height, |x, y| image::Rgb([level, (x * 2) as u8, (y * 2) as u8]));
     pixels.save_with_format(path, image::ImageFormat::Png).unwrap();
 }
 
@@ -77,10 +78,16 @@ fn a_wrong_setting_is_named_with_the_nearest_and_nothing_runs() {
 
 #[test]
 fn arguments_that_do_not_exist_end_with_usage() {
-    for arguments in [&["reproduce", "--steps", "3"][..], &["repoduce"], &["reproduce", "--seeds", "one"], &[]] {
+    for arguments in
+        [&["reproduce", "--steps", "3"][..], &["repoduce"], &["reproduce", "--seeds", "one"], &[]]
+    {
         let finished = finish(harness(arguments));
         assert_eq!(finished.code, Some(2), "{arguments:?}");
-        assert!(finished.stderr.contains("Usage") || finished.stderr.contains("--help"), "{}", finished.stderr);
+        assert!(
+            finished.stderr.contains("Usage") || finished.stderr.contains("--help"),
+            "{}",
+            finished.stderr
+        );
     }
 }
 
@@ -90,7 +97,10 @@ fn a_bad_question_file_is_named_with_its_line() {
     let data = questions(out.path());
     let runs = out.path().join("runs");
     for command in ["train", "eval"] {
-        refused(own(command, out.path(), &out.path().join("none.jsonl"), &[]), &["none.jsonl", "cannot be read"]);
+        refused(
+            own(command, out.path(), &out.path().join("none.jsonl"), &[]),
+            &["none.jsonl", "cannot be read"],
+        );
     }
     let good = fs::read_to_string(&data).unwrap();
     for (row, named) in [
@@ -150,7 +160,11 @@ fn a_damaged_checkpoint_is_named_with_the_way_out() {
 
     fs::remove_dir_all(folder.join("checkpoints/step-3")).unwrap();
     succeeds(grpo());
-    crate::run::assert_same(&cell(reference().out(), "grpo"), &folder, &["provenance.json", "timing.jsonl", ".lock"]);
+    crate::run::assert_same(
+        &cell(reference().out(), "grpo"),
+        &folder,
+        &["provenance.json", "timing.jsonl", ".lock"],
+    );
 }
 
 #[test]
@@ -188,11 +202,13 @@ fn own_questions_are_evaluated_without_loss() {
 fn own_questions_are_trained_on_and_the_model_can_be_used() {
     let out = reference().with_base();
     let data = questions(out.path());
-    let sets = ["train.steps=2", "train.prompts_per_step=2", "train.refill_prompts=2", "train.mini_batch_prompts=2"];
+    let sets =
+        ["train.steps=2", "train.prompts_per_step=2", "train.refill_prompts=2", "train.mini_batch_prompts=2"];
     let mut more = vec!["--variant", "grpo"];
     more.extend(sets.iter().flat_map(|set| ["--set", set]));
     let done = succeeds(own("train", out.path(), &data, &more)).stdout;
-    let place = |name: &str| done.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_string();
+    let place =
+        |name: &str| done.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_string();
     assert_eq!(fs::read_to_string(place("metrics: ")).unwrap().lines().count(), 2);
 
     let model = place("model: ");

@@ -107,7 +107,8 @@ fn tables_are_made_from_the_stored_lines_alone() {
 
     let samples = cell(folder.path(), "vppo").join("samples.jsonl");
     let text = fs::read_to_string(&samples).unwrap();
-    let (from, to) = if text.contains("\"wrong\"") { ("\"wrong\"", "\"correct\"") } else { ("\"correct\"", "\"wrong\"") };
+    let (from, to) =
+        if text.contains("\"wrong\"") { ("\"wrong\"", "\"correct\"") } else { ("\"correct\"", "\"wrong\"") };
     fs::write(&samples, text.replacen(from, to, 1)).unwrap();
     succeeds(study("report", folder.path(), &[]));
     for name in ["main.csv", "main.items.csv", "main.md"] {
@@ -136,7 +137,8 @@ fn a_finished_study_changes_nothing() {
 fn arms_share_questions_and_sampling_noise() {
     let first = |arm| {
         let mut figures = steps(arm).remove(0).metrics;
-        let shared = ["correct_frac", "draws", "entropy", "kept_groups_frac", "sampled_tokens", "train_groups"];
+        let shared =
+            ["correct_frac", "draws", "entropy", "kept_groups_frac", "sampled_tokens", "train_groups"];
         figures.retain(|name, _| shared.contains(&name.as_str()));
         assert_eq!(figures.len(), shared.len(), "{figures:?}");
         figures

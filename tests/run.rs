@@ -120,7 +120,8 @@ pub fn assert_same(left: &Path, right: &Path, except: &[&str]) {
     };
     let (a, b) = (kept(left), kept(right));
     assert_eq!(a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>());
-    let differing: Vec<_> = a.iter().filter(|(path, bytes)| b[*path] != **bytes).map(|(path, _)| path).collect();
+    let differing: Vec<_> =
+        a.iter().filter(|(path, bytes)| b[*path] != **bytes).map(|(path, _)| path).collect();
     assert!(differing.is_empty(), "{} and {} differ in {differing:?}", left.display(), right.display());
 }
 

@@ -47,7 +47,7 @@ fn first_moment(state: &[u8]) -> BTreeMap<String, Vec<f64>> {
         bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()).into()).collect()
     };
     let all = tensors.tensors().into_iter();
-    all.filter(|(name, _)| name.starts_with("m."))
+    all.filter(|(name, _)| name.ends_with(".first"))
         .map(|(name, tensor)| (name, floats(tensor.data())))
         .collect()
 }
@@ -122,7 +122,8 @@ fn every_algorithm_draws_the_same_first_batch() {
     let sampled = |name: &str, seed: u64| {
         let config = RunConfig { seed, ..config.clone() };
         let mut figures = one_step(&config, &Algorithm::preset(name).unwrap(), &base).0;
-        let of_the_draw = ["correct_frac", "draws", "entropy", "response_tokens_mean", "sampled_tokens", "wrong_frac"];
+        let of_the_draw =
+            ["correct_frac", "draws", "entropy", "response_tokens_mean", "sampled_tokens", "wrong_frac"];
         figures.retain(|name, _| of_the_draw.contains(&name.as_str()));
         assert_eq!(figures.len(), of_the_draw.len());
         figures
