@@ -2,6 +2,8 @@
 mod algo;
 mod architecture;
 #[cfg(feature = "candle")]
+mod cli;
+#[cfg(feature = "candle")]
 mod end_to_end;
 mod grade;
 mod image;
@@ -11,5 +13,9 @@ mod model;
 mod parity;
 mod prompt;
 mod report;
+#[cfg(feature = "candle")]
+mod run;
 mod store;
 mod tiny_world;
+#[cfg(feature = "candle")]
+mod train;

@@ -258,7 +258,7 @@ fn folders_that_cannot_be_written_are_named() {
     let below = file.join("runs");
     refused(open(&below), &["cannot write", "file/runs", "--out"]);
     refused(store::write_file(&below, b"x"), &["cannot write", "file/runs"]);
-    refused(store::write_files(&below, &[("a.csv", "x".into())]), &["cannot write", "file/runs"]);
+    refused(store::write_files(&below, &[("a.csv", "x")]), &["cannot write", "file/runs"]);
 }
 
 #[cfg(target_os = "linux")]

@@ -15,7 +15,7 @@ use crate::report::{Arm, ArmState, PaperTables, Table, TableSpec};
 use crate::rollout::Policy;
 use crate::settings::{EvalSettings, WorldSettings};
 use crate::stats::ItemScore;
-use crate::store::{Artifact, ArtifactBuilder, Cell, CellKey, Checkpoint, Store, write_file, write_files};
+use crate::store::{Artifact, ArtifactBuilder, Cell, CellKey, Checkpoint, Store, write_files};
 use crate::train::{Figures, Recipe, Trainer, TrainingData};
 use crate::types::Example;
 use crate::warm_start::{Apprentice, Lessons, untrained};
@@ -270,10 +270,7 @@ pub fn evaluate_cell(
 
 /// Writes a checkpoint directory in the hub's layout.
 pub fn save_policy(policy: &Policy, dir: &Path) -> Result<()> {
-    for (name, bytes) in policy.to_files()? {
-        write_file(&dir.join(name), &bytes)?;
-    }
-    Ok(())
+    write_files(dir, &policy.to_files()?)
 }
 
 /// Training questions of the tiny world, families in turn.

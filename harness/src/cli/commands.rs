@@ -12,7 +12,7 @@ use crate::stats::ItemScore;
 use crate::store::{Cell, CellKey, Store, read_jsonl, write_file};
 use crate::study::{self, Plan, RunConfig};
 use crate::train::{Recipe, TrainingData};
-use crate::types::{Example, Outcome, SampleLine, StopReason};
+use crate::types::{Example, Outcome, Picture, SampleLine, StopReason};
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -98,9 +98,19 @@ impl OwnRun {
 
 /// What identifies a user's questions: their content, not their place.
 fn fingerprint(examples: &[Example]) -> String {
-    let lines: Vec<Value> =
-        examples.iter().map(|e| json!([e.id, e.cluster, e.problem, e.answer, e.images.len()])).collect();
-    crate::store::content_hash(&Value::Array(lines))
+    let row = |e: &Example| {
+        let pictures: Vec<String> = e.images.iter().map(picture_hash).collect();
+        json!([e.id, e.cluster, e.problem, e.answer, pictures])
+    };
+    crate::store::content_hash(&examples.iter().map(row).collect())
+}
+
+fn picture_hash(picture: &Picture) -> String {
+    let bytes: &[u8] = match picture {
+        Picture::Encoded(bytes) => bytes,
+        Picture::Rgb(rgb) => &rgb.pixels,
+    };
+    blake3::hash(bytes).to_hex().to_string()
 }
 
 pub(super) fn train(args: &TrainArgs) -> Result<()> {

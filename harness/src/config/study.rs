@@ -17,7 +17,8 @@ macro_rules! embedded {
     };
 }
 /// The scales of this repository.
-const SCALES: [Embedded; 1] = [embedded!("tiny", "ablations/scale/tiny.toml")];
+const SCALES: [Embedded; 2] =
+    [embedded!("tiny", "ablations/scale/tiny.toml"), embedded!("smoke", "ablations/scale/smoke.toml")];
 /// The studies of this repository.
 const STUDIES: [Embedded; 1] = [embedded!("main", "ablations/main.toml")];
 

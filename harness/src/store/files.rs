@@ -25,10 +25,10 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     written.and_then(|()| sync_parent(path)).with_context(|| cannot_write(path))
 }
 
-/// Writes several text files into `dir`, which is created where it is missing; each file is written atomically.
-pub fn write_files<N: AsRef<str>>(dir: &Path, files: &[(N, String)]) -> Result<()> {
+/// Writes several files into `dir`, which is created where it is missing; each file is written atomically.
+pub fn write_files<N: AsRef<str>, C: AsRef<[u8]>>(dir: &Path, files: &[(N, C)]) -> Result<()> {
     create_dir(dir)?;
-    files.iter().try_for_each(|(name, text)| write_file(&dir.join(name.as_ref()), text.as_bytes()))
+    files.iter().try_for_each(|(name, content)| write_file(&dir.join(name.as_ref()), content.as_ref()))
 }
 
 /// Creates a folder and those above it.

@@ -1,0 +1,137 @@
+//! The training loop on the smoke scale's base model: micro-batches, and what arms share.
+
+use crate::run::reference;
+use harness::algo::{Aggregation, Algorithm, Ceiling, PRESETS, Scope};
+use harness::config::{Scale, Study};
+use harness::progress::Silent;
+use harness::rollout::Policy;
+use harness::store::Store;
+use harness::study::{RunConfig, World, base_policy};
+use harness::train::{Figures, Recipe, Trainer};
+use safetensors::SafeTensors;
+use std::collections::BTreeMap;
+
+/// The smoke scale's settings with whole-step updates and one draw, and its base model.
+fn setting() -> (RunConfig, Policy) {
+    let (scale, study) = (Scale::load("smoke").unwrap(), Study::load("main").unwrap());
+    let config = RunConfig::resolve(&scale, &study, "vppo", 1, &[]).unwrap();
+    let store = Store::open(reference().out().join("runs")).unwrap();
+    let base = base_policy(&config, &store, &Silent).unwrap();
+    let mut config = config;
+    config.train.mini_batch_prompts = config.train.prompts_per_step;
+    config.train.max_refills = 1;
+    (config, base)
+}
+
+/// One step of an algorithm: its figures and the optimiser's state after it.
+fn one_step(config: &RunConfig, algorithm: &Algorithm, base: &Policy) -> (Figures, Vec<u8>) {
+    let world = World(&config.world);
+    let recipe = Recipe {
+        algorithm,
+        train: &config.train,
+        sampling: &config.sampling,
+        optimizer: &config.optimizer,
+        seed: config.seed,
+    };
+    let mut trainer = Trainer::new(recipe, &world, base).unwrap();
+    let figures = trainer.run_step(&Silent).unwrap();
+    let mut files = trainer.checkpoint().unwrap();
+    let at = files.iter().position(|(name, _)| name == "optimizer.safetensors").unwrap();
+    (figures, files.swap_remove(at).1)
+}
+
+/// After one update the first moment is the clipped gradient times 1 - beta1: the gradient up to a factor.
+fn first_moment(state: &[u8]) -> BTreeMap<String, Vec<f64>> {
+    let tensors = SafeTensors::deserialize(state).unwrap();
+    let floats = |bytes: &[u8]| -> Vec<f64> {
+        bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()).into()).collect()
+    };
+    let all = tensors.tensors().into_iter();
+    all.filter(|(name, _)| name.ends_with(".first"))
+        .map(|(name, tensor)| (name, floats(tensor.data())))
+        .collect()
+}
+
+fn norm(tensors: impl Iterator<Item = f64>) -> f64 {
+    tensors.map(|x| x * x).sum::<f64>().sqrt()
+}
+
+/// Whether the algorithm's settings themselves speak of micro-batches, as the reference's VPPO does.
+fn scoped_to_micro_batches(algorithm: &Algorithm) -> bool {
+    let shaping = algorithm.perception.as_ref().and_then(|p| p.shaping.as_ref());
+    algorithm.aggregation == Aggregation::SequencePerMicroBatch
+        || shaping.is_some_and(|s| {
+            s.range_scope == Scope::MicroBatch
+                || (s.ceiling == Ceiling::Dynamic {} && s.ceiling_scope == Scope::MicroBatch)
+        })
+}
+
+/// The algorithm with statistics over mini-batches where they are over micro-batches.
+fn widened(mut algorithm: Algorithm) -> Algorithm {
+    if algorithm.aggregation == Aggregation::SequencePerMicroBatch {
+        algorithm.aggregation = Aggregation::Sequence;
+    }
+    if let Some(shaping) = algorithm.perception.as_mut().and_then(|p| p.shaping.as_mut()) {
+        for scope in [&mut shaping.range_scope, &mut shaping.ceiling_scope] {
+            if *scope == Scope::MicroBatch {
+                *scope = Scope::MiniBatch;
+            }
+        }
+    }
+    algorithm
+}
+
+/// Relative distance of the gradients of one update under two sizes of micro-batches.
+fn gradient_distance(algorithm: &Algorithm, sizes: [usize; 2]) -> f64 {
+    let (mut config, base) = setting();
+    let [a, b] = sizes.map(|size| {
+        config.train.micro_batch_responses = size;
+        first_moment(&one_step(&config, algorithm, &base).1)
+    });
+    assert_eq!(a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>());
+    let length = norm(a.values().flatten().copied());
+    assert!(a.len() > 10 && length > 1e-6, "{} tensors, norm {length}: there is no gradient", a.len());
+    norm(a.iter().flat_map(|(name, a)| a.iter().zip(&b[name])).map(|(a, b)| a - b)) / length
+}
+
+#[test]
+fn the_micro_batch_changes_the_gradient_by_rounding_only() {
+    for name in PRESETS {
+        let algorithm = Algorithm::preset(name).unwrap();
+        let widened = widened(algorithm.clone());
+        assert_eq!(widened != algorithm, scoped_to_micro_batches(&algorithm), "{name}");
+        // 5 does not divide a group, so micro-batches begin and end within groups.
+        let distance = gradient_distance(&widened, [32, 5]);
+        assert!(distance < 1e-5, "{name}: {distance}");
+    }
+}
+
+#[test]
+fn a_ceiling_per_micro_batch_depends_on_the_micro_batch() {
+    let vppo = Algorithm::vppo();
+    assert!(scoped_to_micro_batches(&vppo));
+    let distance = gradient_distance(&vppo, [32, 5]);
+    assert!(distance > 1e-4, "{distance}: the test above could not fail");
+}
+
+/// Data order and sampling noise belong to the seed and not to the algorithm: with one draw per step, every
+/// preset samples the same completions, whether it filters groups or not.
+#[test]
+fn every_algorithm_draws_the_same_first_batch() {
+    let (config, base) = setting();
+    let sampled = |name: &str, seed: u64| {
+        let config = RunConfig { seed, ..config.clone() };
+        let mut figures = one_step(&config, &Algorithm::preset(name).unwrap(), &base).0;
+        let of_the_draw =
+            ["correct_frac", "draws", "entropy", "response_tokens_mean", "sampled_tokens", "wrong_frac"];
+        figures.retain(|name, _| of_the_draw.contains(&name.as_str()));
+        assert_eq!(figures.len(), of_the_draw.len());
+        figures
+    };
+    let expected = sampled("grpo", 1);
+    assert!(expected["correct_frac"] > 0.0, "{expected:?}");
+    for name in PRESETS {
+        assert_eq!(sampled(name, 1), expected, "{name}");
+    }
+    assert_ne!(sampled("grpo", 2), expected, "another seed must draw something else");
+}
