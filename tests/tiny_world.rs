@@ -362,13 +362,69 @@ fn filled_cells(rgb: &Rgb) -> usize {
     filled.map(|at| (at % side / cell, at / side / cell)).collect::<BTreeSet<_>>().len()
 }
 
+/// Turns of a drill.
+const READ: usize = 0;
+const FIND: usize = 1;
+const CHOOSE: usize = 2;
+
+/// Finding is reading the other way round: the same seed shows the same objects.
+#[test]
+fn a_drill_finds_what_stands_once_in_its_picture() {
+    let mut found = 0;
+    for (family, name) in FAMILIES.into_iter().enumerate() {
+        for (index, item) in items(Split::Train, family, 100).iter().enumerate() {
+            let (_, reading) = drill(item, READ, &mut draws("find", index), 8);
+            let (exercise, finding) = drill(item, FIND, &mut draws("find", index), 8);
+            let facts = |text: &str| -> Vec<String> {
+                let first = text.strip_prefix("<think> ").and_then(|rest| rest.split('.').next()).unwrap();
+                first.split(", ").filter(|fact| !fact.is_empty()).map(str::to_owned).collect()
+            };
+            let read = facts(&reading);
+            for fact in facts(&finding) {
+                let (mark, label) = fact.rsplit_once(' ').unwrap();
+                let of_mark: Vec<&String> =
+                    read.iter().filter(|f| f.ends_with(&format!(" {mark}"))).collect();
+                assert_eq!(of_mark, [&format!("{label} {mark}")], "{name}: {finding} {reading}");
+                assert!(exercise.problem.contains(mark));
+                found += 1;
+            }
+        }
+    }
+    assert!(found > 2_000, "{found}");
+}
+
+/// Every number asked for is answered by the letter before it in the list, or by the option that none is right.
+#[test]
+fn a_drill_chooses_the_option_of_a_number() {
+    let item = generate(SEED, Split::Train, 0, 0);
+    let (mut listed, mut none) = (0, 0);
+    for index in 0..300 {
+        let (exercise, text) = drill(&item, CHOOSE, &mut draws("choose", index), 8);
+        assert!(exercise.images.is_empty() && !exercise.problem.contains("<image>"));
+        let (_, options) = exercise.problem.split_once('\n').unwrap();
+        let facts = text.strip_prefix("<think> ").and_then(|rest| rest.strip_suffix(". </think>")).unwrap();
+        assert_eq!(facts.split(". ").count(), 4, "{text}");
+        for fact in facts.split(". ") {
+            let (number, letter) = fact.split_once(' ').unwrap();
+            let option = format!("{letter} {number}");
+            if options.split(['\n', ';']).any(|shown| shown.trim() == option) {
+                listed += 1;
+            } else {
+                assert!(letter == "D" && options.ends_with("D No correct answer"), "{options} {text}");
+                none += 1;
+            }
+        }
+    }
+    assert!(listed > 900 && none > 50, "{listed} {none}");
+}
+
 #[test]
 fn a_drill_reads_every_object_of_its_picture() {
     let mut sizes = BTreeSet::new();
     for (family, name) in FAMILIES.into_iter().enumerate() {
         for (index, item) in items(Split::Train, family, 200).iter().enumerate() {
             let most = 1 + index % 8;
-            let (exercise, reading) = drill(item, &mut draws("drill", index), most);
+            let (exercise, reading) = drill(item, READ, &mut draws("drill", index), most);
             let labels = asked_labels(&exercise);
             assert!((1..=most).contains(&labels.len()), "{name}: {labels:?} of at most {most}");
             assert_eq!(labels.iter().collect::<BTreeSet<_>>().len(), labels.len(), "{labels:?}");
@@ -392,7 +448,7 @@ fn a_drill_says_the_truth() {
     for (family, name) in FAMILIES.into_iter().enumerate() {
         let mut checked = 0;
         for (index, item) in items(Split::Train, family, 100).iter().enumerate() {
-            let (_, reading) = drill(item, &mut draws("truth", index), 8);
+            let (_, reading) = drill(item, READ, &mut draws("truth", index), 8);
             let facts = reading.strip_prefix("<think> ").and_then(|rest| rest.split('.').next()).unwrap();
             for (label, mark) in facts.split(", ").map(|fact| fact.split_once(' ').unwrap()) {
                 if item.content.contains(&format!(" {label}=")) {
@@ -413,11 +469,11 @@ fn drills_are_reproducible_and_leave_the_split_alone() {
         let (item, before) =
             (generate(SEED, Split::Train, family, 7), generate(SEED, Split::Train, family, 7));
         let [one, same, other] =
-            [7, 7, 8].map(|index| format!("{:?}", drill(&item, &mut draws(name, index), 8)));
+            [7, 7, 8].map(|index| format!("{:?}", drill(&item, READ, &mut draws(name, index), 8)));
         assert_eq!(one, same);
         assert_ne!(one, other);
         assert_eq!(format!("{item:?}"), format!("{before:?}"));
-        let exercise = drill(&item, &mut draws(name, 7), 8).0;
+        let exercise = drill(&item, READ, &mut draws(name, 7), 8).0;
         assert_eq!((&exercise.id, &exercise.cluster), (&item.example.id, &item.example.cluster));
         let eval = items(Split::Eval, family, 480);
         assert!(eval.iter().all(|item| !item.example.problem.starts_with("<image>Read ")), "{name}");
@@ -434,7 +490,7 @@ fn texts_are_short_and_their_words_known() {
         for (index, item) in items(Split::Eval, family, 480).iter().enumerate() {
             let wrong = solution(item, &mut draws("words", index), 0.4, 0.4);
             let right = perfect(item);
-            let (exercise, reading) = drill(item, &mut draws("words", index), 13);
+            let (exercise, reading) = drill(item, index, &mut draws("words", index), 13);
             let texts = [&item.example.problem, &right, &wrong, &exercise.problem, &reading];
             for token in texts.into_iter().flat_map(|text| tokens(text)) {
                 match token.parse::<u32>() {

@@ -128,7 +128,12 @@ impl Lessons<'_> {
         let index = draws.below(self.world.train_items);
         let item = generate(self.world.seed, Split::Train, i % FAMILIES.len(), index);
         let (example, text) = if step < self.settings.drill_steps {
-            drill(&item, &mut draws, 1 + (8 * step / self.settings.drill_steps) as usize)
+            drill(
+                &item,
+                i / FAMILIES.len() + i % FAMILIES.len(),
+                &mut draws,
+                1 + (8 * step / self.settings.drill_steps) as usize,
+            )
         } else {
             let text = solution(&item, &mut draws, self.world.misread, self.world.slip);
             (item.example, text)

@@ -11,9 +11,10 @@ use crate::types::{Example, Picture};
 use std::sync::Arc;
 
 /// An exercise and its answer, on a picture of at most `most` of the item's objects, or on a list of options:
-/// to read named objects (and to calculate with their digits), to find objects by what they show, or to find options.
-pub fn drill(item: &Item, stream: &mut Stream, most: usize) -> (Example, String) {
-    let (task, lines, shown) = match stream.below(3) {
+/// to read named objects (and to calculate with their digits), to find objects by what they show, or, in two of four
+/// turns, to find options: the skill that takes the longest, and the cheapest to practise.
+pub fn drill(item: &Item, turn: usize, stream: &mut Stream, most: usize) -> (Example, String) {
+    let (task, lines, shown) = match turn % 4 {
         0 => read(item, stream, most),
         1 => find(item, stream, most),
         _ => choose(stream),

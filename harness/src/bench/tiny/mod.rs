@@ -155,7 +155,7 @@ pub fn words() -> String {
             let mut draws = stream(0, Purpose::World, &["words".into(), name.into(), index.into()]);
             let right = solution(&item, &mut draws, 0.0, 0.0);
             let wrong = solution(&item, &mut draws, 0.3, 0.3);
-            let (exercise, reading) = drill(&item, &mut draws, 8);
+            let (exercise, reading) = drill(&item, index, &mut draws, 8);
             let parts = [&item.example.problem, &right, &wrong, &exercise.problem, &reading];
             parts.into_iter().for_each(|part| text.extend([part, "\n"]));
         }
