@@ -54,7 +54,7 @@ fn help_shows_examples() {
 fn a_wrong_setting_is_named_with_the_nearest_and_nothing_runs() {
     let out = empty();
     for (set, named) in [
-        ("train.stepps=3", &["train.stepps", "train.steps", "--set"][..]),
+        ("train.stepps=3", &["train.stepps", "did you mean `steps`", "--set"][..]),
         ("train.steps=many", &["train.steps", "many", "--set"]),
         ("train.steps=0", &["train.steps", "1 or more"]),
         ("train.steps", &["train.steps", "="]),
@@ -129,9 +129,12 @@ fn a_folder_that_is_no_checkpoint_is_refused() {
     let data = questions(out.path());
     let model = out.path().join("pictures");
     let more = ["--model", model.to_str().unwrap()];
-    refused(own("eval", out.path(), &data, &more), &["pictures", "config.json"]);
+    let eval = || own("eval", out.path(), &data, &more);
+    refused(eval(), &["pictures/model.safetensors", "--model"]);
+    fs::write(model.join("model.safetensors"), "no weights").unwrap();
+    refused(eval(), &["pictures", "config.json"]);
     fs::write(model.join("config.json"), "{}").unwrap();
-    refused(own("eval", out.path(), &data, &more), &["pictures"]);
+    refused(eval(), &["pictures"]);
 }
 
 #[test]
