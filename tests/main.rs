@@ -13,6 +13,7 @@ mod model;
 mod parity;
 mod prompt;
 mod report;
+mod results;
 #[cfg(feature = "candle")]
 mod run;
 mod store;

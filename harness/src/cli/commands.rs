@@ -40,8 +40,14 @@ fn settings(texts: &[String]) -> Result<Vec<Setting>> {
 pub(super) fn reproduce(args: &StudyArgs) -> Result<()> {
     let plan = plan(args)?;
     let display = Display::new()?;
-    let table = study::reproduce(&plan, &display, |table| println!("{}", table.terminal(COLUMNS)))?;
-    println!("{}", table.terminal(COLUMNS));
+    let mut shown = false;
+    let table = study::reproduce(&plan, &display, |table| {
+        println!("{}", table.terminal(COLUMNS));
+        shown = true;
+    })?;
+    if !shown {
+        println!("{}", table.terminal(COLUMNS));
+    }
     println!("tables: {}", plan.results().join(format!("{}.md", plan.study.name)).display());
     println!("runs:   {}", plan.out.join("runs").display());
     Ok(())
