@@ -160,7 +160,7 @@ fn sharing_a_prompt_changes_rounding_only() {
 fn sampler_and_scorer_agree_and_batching_changes_no_draw() {
     let model = toy();
     let prompts = [prompt(1, 4, 4), prompt(2, 6, 4)];
-    let sampling = Sampling { temperature: 1.0, top_p: 0.9, top_k: 0, max_new_tokens: 12 };
+    let sampling = Sampling { temperature: 3.0, top_p: 0.95, top_k: 0, max_new_tokens: 12 };
     let streams =
         |p: usize, n: usize| (0..n).map(|s| stream(1, Purpose::Rollout, &[p.into(), s.into()])).collect();
     let both: Vec<&Prompt> = prompts.iter().collect();

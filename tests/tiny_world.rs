@@ -45,7 +45,7 @@ fn tokens(text: &str) -> Vec<&str> {
 
 #[test]
 fn the_same_coordinates_give_the_same_item_and_other_coordinates_another() {
-    for family in 0..FAMILIES.len() {
+    for (family, name) in FAMILIES.into_iter().enumerate() {
         let print = |item: &Item| format!("{item:?}");
         let one = generate(SEED, Split::Train, family, 7);
         assert_eq!(print(&one), print(&generate(SEED, Split::Train, family, 7)));
@@ -58,7 +58,7 @@ fn the_same_coordinates_give_the_same_item_and_other_coordinates_another() {
             assert_ne!(picture(&one), picture(&other));
         }
         // Five digits or six figures fill 3x3 cells of 28 pixels, the thirteen objects of MMMU-Pro 4x4.
-        let side = if FAMILIES[family] == "MMMU-Pro" { 112 } else { 84 };
+        let side = if name == "MMMU-Pro" { 112 } else { 84 };
         assert_eq!((picture(&one).width, picture(&one).height), (side, side));
         assert_eq!(picture(&one).pixels.len() as u32, 3 * side * side);
     }
@@ -211,7 +211,7 @@ fn template(problem: &str) -> String {
 /// Options by letter, where the text lists them.
 fn listed(problem: &str) -> Vec<(String, String)> {
     static OPTION: LazyLock<Regex> =
-        LazyLock::new(|| Regex::new(r"(?m)(?:^|; )([A-D])(?:: |\. )(\d+|No correct answer)").unwrap());
+        LazyLock::new(|| Regex::new(r"(?m)(?:^|; )([A-D]) (\d+|No correct answer)").unwrap());
     OPTION.captures_iter(problem).map(|found| (found[1].to_string(), found[2].to_string())).collect()
 }
 

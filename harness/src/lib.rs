@@ -5,7 +5,7 @@
 //! # One path of the data
 //!
 //! [`study`] turns a scale and a study into *cells* (one arm, one seed), each with complete, hashed settings
-//! ([`config`]). [`bench`] yields questions; [`image`] and [`prompt`] make them patches and tokens; [`rollout`] samples a
+//! ([`config`]). [`mod@bench`] yields questions; [`image`] and [`prompt`] make them patches and tokens; [`rollout`] samples a
 //! group of completions per prompt from the [`model`]; [`grade`] turns each into a verdict, hence a reward; where the
 //! algorithm asks for it, [`perturb`] corrupts the picture and the policy scores the same tokens again; [`algo`] assigns
 //! credit and gives the derivative of the loss with respect to every log-probability; [`train`] does the backward pass
@@ -21,11 +21,11 @@
 //! | 5 | [`cli`] | prints and draws progress; the only place that does |
 //! | 4 | [`config`] [`study`] [`report`] | settings to cells, lines to tables |
 //! | 3 | [`train`] [`eval`] [`rollout`] [`warm_start`] | the loops |
-//! | 2 | [`model`] [`bench`] [`store`] | tensors, questions, files |
+//! | 2 | [`model`] [`mod@bench`] [`store`] | tensors, questions, files |
 //! | 1 | [`grade`] [`algo`] [`stats`] [`perturb`] [`image`] [`prompt`] | pure functions |
 //! | 0 | [`types`] [`settings`] [`progress`] [`rng`] | plain data |
 //!
-//! What each may *not* do, tested by `tests/architecture.rs`: only [`model`] names the tensor library; only [`bench`],
+//! What each may *not* do, tested by `tests/architecture.rs`: only [`model`] names the tensor library; only [`mod@bench`],
 //! [`store`], [`config`] and the checkpoints of [`model`] touch the file system; only [`rng`] makes random numbers; only
 //! [`cli`] prints; [`algo`], [`grade`] and [`stats`] do no I/O; [`train`] does not know which algorithm runs, [`eval`] not
 //! which benchmark.

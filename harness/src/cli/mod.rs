@@ -87,7 +87,7 @@ struct OwnArgs {
 
 #[derive(Args)]
 struct TrainArgs {
-    /// JSONL file with the columns problem (with <image> places), answer, images (paths relative to the file)
+    /// JSONL file with the columns problem (with `<image>` places), answer, images (paths relative to the file)
     #[arg(long)]
     data: PathBuf,
     /// Arm of the main study whose algorithm trains

@@ -6,7 +6,7 @@
 //! 2. [`patches`]: round the sides to whole merge blocks, normalise, cut into patches (what the hub's
 //!    processor does: transformers, `Qwen2VLImageProcessor`).
 //!
-//! Sizes, filters and rounding are Pillow's ([`resample`]), so that equal decoded pixels give equal patches,
+//! Sizes, filters and rounding are Pillow's (`resample`), so that equal decoded pixels give equal patches,
 //! bit for bit. It does not know questions, prompts or the model.
 //!
 //! Deviations from Pillow, all in how a file becomes pixels: the JPEG decoder is up to 4 levels away where colour
