@@ -110,6 +110,7 @@ fn check_data<A>(config: &RunConfig<A>, checks: &mut Checks<'_>) {
     checks.positive_number("warm_start.learning_rate", warm.learning_rate);
     let rule = format!("must be warm_start.steps ({}) or less", warm.steps);
     checks.require(warm.warmup_steps <= warm.steps, "warm_start.warmup_steps", warm.warmup_steps, &rule);
+    checks.require(warm.drill_steps <= warm.steps, "warm_start.drill_steps", warm.drill_steps, &rule);
 }
 
 fn check_train<A>(config: &RunConfig<A>, checks: &mut Checks<'_>) {
