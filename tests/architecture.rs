@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Every module and its level. A module uses its own level and those below.
-const LEVELS: [(&str, u8); 23] = [
+const LEVELS: [(&str, u8); 25] = [
     ("types", 0),
     ("settings", 0),
     ("rng", 0),
@@ -20,11 +20,13 @@ const LEVELS: [(&str, u8); 23] = [
     ("prompt", 1),
     ("model", 2),
     ("bench", 2),
+    ("hub", 2),
     ("store", 2),
     ("rollout", 3),
     ("warm_start", 3),
     ("train", 3),
     ("eval", 3),
+    ("score", 3),
     ("config", 4),
     ("study", 4),
     ("report", 4),
@@ -40,7 +42,7 @@ const RESERVED: [(&str, &str, &[&str]); 4] = [
         "touches files or the network",
         r"(?x) \bfs:: | \bstd::(fs|net)\b | \bstd::\{[^;]*\b(fs|net)\b | \b(File|OpenOptions)::
              | \btempfile:: | \bprocess::Command\b",
-        &["bench", "store", "config", "model/checkpoint", "model/checkpoint.rs"],
+        &["bench", "hub", "store", "config", "model/checkpoint", "model/checkpoint.rs"],
     ),
     ("makes randomness", r"\brand(_\w+)?::|\bgetrandom\b|\bRandomState\b", &["rng"]),
     ("prints", r"\b(e?print(ln)?|dbg)!|\bstd(out|err)\(\)|\bindicatif\b", &["cli", "main"]),

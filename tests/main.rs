@@ -1,11 +1,15 @@
 //! All integration tests, one binary.
 mod algo;
 mod architecture;
+mod benchmarks;
+#[cfg(feature = "candle")]
+mod checkpoint;
 #[cfg(feature = "candle")]
 mod cli;
 #[cfg(feature = "candle")]
 mod end_to_end;
 mod grade;
+mod hub;
 mod image;
 #[cfg(feature = "candle")]
 mod model;
@@ -16,6 +20,8 @@ mod report;
 mod results;
 #[cfg(feature = "candle")]
 mod run;
+#[cfg(feature = "candle")]
+mod score;
 mod store;
 mod tiny_world;
 #[cfg(feature = "candle")]

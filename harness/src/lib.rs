@@ -20,13 +20,13 @@
 //! |---|---|---|
 //! | 5 | [`cli`] | prints and draws progress; the only place that does |
 //! | 4 | [`config`] [`study`] [`report`] | settings to cells, lines to tables |
-//! | 3 | [`train`] [`eval`] [`rollout`] [`warm_start`] | the loops |
-//! | 2 | [`model`] [`mod@bench`] [`store`] | tensors, questions, files |
+//! | 3 | [`train`] [`eval`] [`rollout`] [`score`] [`warm_start`] | the loops |
+//! | 2 | [`model`] [`mod@bench`] [`hub`] [`store`] | tensors, questions, downloads, files |
 //! | 1 | [`grade`] [`algo`] [`stats`] [`perturb`] [`image`] [`prompt`] | pure functions |
 //! | 0 | [`types`] [`settings`] [`progress`] [`rng`] | plain data |
 //!
 //! What each may *not* do, tested by `tests/architecture.rs`: only [`model`] names the tensor library; only [`mod@bench`],
-//! [`store`], [`config`] and the checkpoints of [`model`] touch the file system; only [`rng`] makes random numbers; only
+//! [`hub`], [`store`], [`config`] and the checkpoints of [`model`] touch the file system; only [`rng`] makes random numbers; only
 //! [`cli`] prints; [`algo`], [`grade`] and [`stats`] do no I/O; [`train`] does not know which algorithm runs, [`eval`] not
 //! which benchmark.
 //!
@@ -44,6 +44,7 @@ pub mod config;
 #[cfg(feature = "candle")]
 pub mod eval;
 pub mod grade;
+pub mod hub;
 pub mod image;
 #[cfg(feature = "candle")]
 pub mod model;
@@ -54,6 +55,8 @@ pub mod report;
 pub mod rng;
 #[cfg(feature = "candle")]
 pub mod rollout;
+#[cfg(feature = "candle")]
+pub mod score;
 pub mod settings;
 pub mod stats;
 pub mod store;
