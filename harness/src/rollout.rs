@@ -4,7 +4,7 @@
 //! not know which algorithm trains it, nor which benchmark a question comes from.
 
 use crate::grade::grade_response;
-use crate::image::{Alpha, AreaRule, Patches, Processor, patches, prepare};
+use crate::image::{Alpha, AreaRule, Patches, Processor, grid, patches, prepare};
 use crate::model::checkpoint::{
     CHAT_TEMPLATE, CONFIG, Files, GENERATION, PREPROCESSOR, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS,
 };
@@ -20,6 +20,7 @@ use serde_json::Value;
 use std::sync::Arc;
 
 /// How questions become prompts: everything of a checkpoint but the model.
+#[derive(Clone)]
 pub struct Renderer {
     /// The checkpoint's tokenizer.
     pub tokenizer: Tokenizer,
@@ -153,6 +154,22 @@ impl Renderer {
         Ok(Prompt { ids: tokens.ids, pictures })
     }
 
+    /// Length of a question's prompt in tokens, without decoding its pictures' pixels.
+    ///
+    /// # Errors
+    /// As for [`Renderer::prompt`], as far as a picture's header tells.
+    pub fn prompt_tokens(&self, example: &Example) -> Result<usize> {
+        let item = || format!("item {:?} of {}", example.id, example.benchmark);
+        let grids: Vec<[usize; 3]> = example
+            .images
+            .iter()
+            .map(|picture| grid(picture, self.area, &self.processor))
+            .collect::<Result<_>>()
+            .with_context(item)?;
+        let text = self.template.render(&example.problem, grids.len(), &self.instruction).with_context(item)?;
+        Ok(encode_prompt(&self.tokenizer, &text, &grids, self.processor.merge_size).with_context(item)?.ids.len())
+    }
+
     /// The text of a response, special tokens left out.
     pub fn text(&self, ids: &[u32]) -> Result<String> {
         self.tokenizer.decode_text(ids)
@@ -184,6 +201,16 @@ impl Policy {
         let mut files = self.renderer.files.clone();
         files.push((WEIGHTS.into(), self.model.to_bytes()?));
         Ok(files)
+    }
+
+    /// Shows pictures within another range of areas.
+    pub fn set_area(&mut self, area: AreaRule) {
+        Arc::make_mut(&mut self.renderer).area = area;
+    }
+
+    /// Treats transparency in another way.
+    pub fn set_alpha(&mut self, alpha: Alpha) {
+        Arc::make_mut(&mut self.renderer).alpha = alpha;
     }
 
     /// Samples `n` completions per question and grades them; `at(item, sample)` gives the random stream of each.

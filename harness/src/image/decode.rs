@@ -43,6 +43,14 @@ pub(super) fn decode(bytes: &[u8], alpha: Alpha) -> Result<(Raster, Filter)> {
     Ok((raster, filter))
 }
 
+/// Width and height from the header.
+pub(super) fn dimensions(bytes: &[u8]) -> Result<(usize, usize)> {
+    let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format()?;
+    let (width, height) = reader.into_dimensions().context("picture cannot be read")?;
+    check_size(width, height)?;
+    Ok((width as usize, height as usize))
+}
+
 fn check_size(width: u32, height: u32) -> Result<()> {
     ensure!(width > 0 && height > 0, "a picture of {width} x {height} pixels is empty");
     ensure!(

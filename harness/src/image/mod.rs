@@ -19,6 +19,7 @@ mod decode;
 mod processor;
 mod resample;
 
+pub use crate::settings::Alpha;
 pub use processor::{Patches, Processor, patches};
 
 use crate::types::{Picture, Rgb};
@@ -38,17 +39,6 @@ pub struct AreaRule {
     pub max_pixels: usize,
 }
 
-/// What becomes of transparency.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Alpha {
-    /// The alpha channel is thrown away after the area rule (the reference, Pillow's `convert("RGB")`).
-    /// Black strokes on transparent black become a black picture.
-    Drop,
-    /// The picture is laid on white before anything else: what a person sees.
-    White,
-}
-
 /// Decodes a picture, applies the area rule and converts to RGB.
 ///
 /// # Errors
@@ -63,6 +53,32 @@ pub fn prepare(picture: &Picture, area: AreaRule, alpha: Alpha) -> Result<Rgb> {
     Ok(fit_area(raster, area, filter)?.into_rgb())
 }
 
+/// The patch grid (frames, rows, columns) that [`prepare`] and [`patches`] would give, from the picture's header
+/// alone.
+///
+/// # Errors
+/// As for [`prepare`] and [`patches`], as far as the header tells.
+pub fn grid(picture: &Picture, area: AreaRule, processor: &Processor) -> Result<[usize; 3]> {
+    let (width, height) = match picture {
+        Picture::Encoded(bytes) => decode::dimensions(bytes)?,
+        Picture::Rgb(rgb) => (rgb.width as usize, rgb.height as usize),
+    };
+    let (width, height) = fitted_size(width, height, area)?;
+    let (width, height) = processor.smart_size(width, height)?;
+    Ok([1, height / processor.patch_size, width / processor.patch_size])
+}
+
+/// The sizes that the area rule passes through: the picture's own, shrunk if too large, enlarged if (now) too small.
+fn fitted_size(mut width: usize, mut height: usize, area: AreaRule) -> Result<(usize, usize)> {
+    if width * height > area.max_pixels {
+        (width, height) = scaled_size(width, height, area.max_pixels)?;
+    }
+    if width * height < area.min_pixels {
+        (width, height) = scaled_size(width, height, area.min_pixels)?;
+    }
+    Ok((width, height))
+}
+
 /// The reference's order: shrink if too large, then enlarge if (now) too small.
 fn fit_area(mut raster: Raster, area: AreaRule, filter: Filter) -> Result<Raster> {
     if raster.area() > area.max_pixels {
@@ -75,16 +91,18 @@ fn fit_area(mut raster: Raster, area: AreaRule, filter: Filter) -> Result<Raster
 }
 
 fn scale_to_area(raster: Raster, pixels: usize, filter: Filter) -> Result<Raster> {
-    let factor = (pixels as f64 / raster.area() as f64).sqrt();
-    let side = |length: usize| (length as f64 * factor) as usize;
-    let (width, height) = (side(raster.width), side(raster.height));
-    ensure!(
-        width > 0 && height > 0,
-        "a picture of {} x {} pixels cannot be scaled to {pixels} pixels: a side would vanish",
-        raster.width,
-        raster.height
-    );
+    let (width, height) = scaled_size(raster.width, raster.height, pixels)?;
     Ok(raster.resize(width, height, filter))
+}
+
+fn scaled_size(width: usize, height: usize, pixels: usize) -> Result<(usize, usize)> {
+    let factor = (pixels as f64 / (width * height) as f64).sqrt();
+    let side = |length: usize| (length as f64 * factor) as usize;
+    ensure!(
+        side(width) > 0 && side(height) > 0,
+        "a picture of {width} x {height} pixels cannot be scaled to {pixels} pixels: a side would vanish"
+    );
+    Ok((side(width), side(height)))
 }
 
 #[cfg(test)]
@@ -101,6 +119,19 @@ mod tests {
         let rgb = prepare(&grey(width, height), AreaRule { min_pixels, max_pixels }, Alpha::Drop).unwrap();
         assert!(rgb.pixels.iter().all(|&p| p == 77), "a constant picture stays constant");
         assert_eq!(rgb.pixels.len(), 3 * (rgb.width * rgb.height) as usize);
+        let processor = Processor {
+            min_pixels: 784,
+            max_pixels: 12_845_056,
+            patch_size: 14,
+            temporal_patch_size: 2,
+            merge_size: 2,
+            image_mean: [0.5; 3],
+            image_std: [0.5; 3],
+        };
+        if let Ok(made) = patches(&rgb, &processor) {
+            let area = AreaRule { min_pixels, max_pixels };
+            assert_eq!(grid(&grey(width, height), area, &processor).unwrap(), made.grid_thw);
+        }
         (rgb.width, rgb.height)
     }
 
