@@ -15,6 +15,8 @@ mod image;
 mod model;
 #[cfg(feature = "candle")]
 mod parity;
+#[cfg(feature = "candle")]
+mod plan;
 mod prompt;
 mod report;
 mod results;
