@@ -16,16 +16,26 @@
 //! pure grey palette. EXIF orientation is ignored, as in the reference.
 
 mod decode;
+mod grey16;
+mod jpeg;
 mod processor;
+mod raster;
 mod resample;
+mod storage;
+mod weights;
 
 pub use crate::settings::Alpha;
 pub use processor::{Patches, Processor, patches};
 
 use crate::types::{Picture, Rgb};
 use anyhow::{Result, ensure};
-use resample::{Filter, Raster};
+use decode::Decoded;
+use raster::Raster;
+use resample::Filter;
 use serde::{Deserialize, Serialize};
+
+/// Most pixels after a resize: a bound of memory, not of the source.
+const MAX_PIXELS: usize = 1 << 26;
 
 /// The allowed area of a picture in pixels, before the processor sees it.
 ///
@@ -46,11 +56,11 @@ pub struct AreaRule {
 /// allows, before they are allocated; on an empty picture; on a side that the area rule would shrink to
 /// nothing.
 pub fn prepare(picture: &Picture, area: AreaRule, alpha: Alpha) -> Result<Rgb> {
-    let (raster, filter) = match picture {
+    let picture = match picture {
         Picture::Encoded(bytes) => decode::decode(bytes, alpha)?,
-        Picture::Rgb(rgb) => (Raster::from_rgb(rgb)?, Filter::Bicubic),
+        Picture::Rgb(rgb) => Decoded::Bytes(Raster::from_rgb(rgb)?, Filter::Bicubic),
     };
-    Ok(fit_area(raster, area, filter)?.into_rgb())
+    Ok(fit_area(picture, area)?.into_rgb())
 }
 
 /// The patch grid (frames, rows, columns) that [`prepare`] and [`patches`] would give, from the picture's header
@@ -80,22 +90,25 @@ fn fitted_size(mut width: usize, mut height: usize, area: AreaRule) -> Result<(u
 }
 
 /// The reference's order: shrink if too large, then enlarge if (now) too small.
-fn fit_area(mut raster: Raster, area: AreaRule, filter: Filter) -> Result<Raster> {
-    if raster.area() > area.max_pixels {
-        raster = scale_to_area(raster, area.max_pixels, filter)?;
+fn fit_area(mut picture: Decoded, area: AreaRule) -> Result<Decoded> {
+    let pixels = |(width, height): (usize, usize)| width * height;
+    if pixels(picture.size()) > area.max_pixels {
+        picture = scale_to_area(picture, area.max_pixels)?;
     }
-    if raster.area() < area.min_pixels {
-        raster = scale_to_area(raster, area.min_pixels, filter)?;
+    if pixels(picture.size()) < area.min_pixels {
+        picture = scale_to_area(picture, area.min_pixels)?;
     }
-    Ok(raster)
+    Ok(picture)
 }
 
-fn scale_to_area(raster: Raster, pixels: usize, filter: Filter) -> Result<Raster> {
-    let (width, height) = scaled_size(raster.width, raster.height, pixels)?;
-    Ok(raster.resize(width, height, filter))
+fn scale_to_area(picture: Decoded, pixels: usize) -> Result<Decoded> {
+    let (width, height) = picture.size();
+    let (width, height) = scaled_size(width, height, pixels)?;
+    Ok(picture.resize(width, height))
 }
 
 fn scaled_size(width: usize, height: usize, pixels: usize) -> Result<(usize, usize)> {
+    ensure!(pixels <= MAX_PIXELS, "an area of {pixels} pixels is over the limit of {MAX_PIXELS}");
     let factor = (pixels as f64 / (width * height) as f64).sqrt();
     let side = |length: usize| (length as f64 * factor) as usize;
     ensure!(

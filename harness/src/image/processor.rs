@@ -2,7 +2,9 @@
 //!
 //! Source: transformers, `models/qwen2_vl/image_processing_qwen2_vl.py` (`smart_resize`, `_preprocess`).
 
-use super::resample::{Filter, Raster};
+use super::MAX_PIXELS;
+use super::raster::Raster;
+use super::resample::Filter;
 use crate::settings::ModelSettings;
 use crate::types::Rgb;
 use anyhow::{Context, Result, ensure};
@@ -10,9 +12,6 @@ use serde::{Deserialize, Serialize};
 
 /// Longest side over shortest side that the processor accepts.
 const MAX_ASPECT: usize = 200;
-
-/// Most pixels after rounding: a bound of memory (3 * 4 * 2 bytes each), not of the source.
-const MAX_PIXELS: usize = 1 << 26;
 
 /// The settings of the processor: the fields of the hub's `preprocessor_config.json` that decide numbers.
 /// Further fields of that file are ignored when it is read.
