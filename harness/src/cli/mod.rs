@@ -2,6 +2,7 @@
 
 mod commands;
 mod display;
+mod score;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
@@ -17,6 +18,7 @@ Examples:
   harness eval --data my.jsonl --samples 8           a model on your own questions
   harness train --data my.jsonl --variant vppo       train on your own questions
   harness grade --input answers.jsonl --output verdicts.jsonl
+  harness score --model DIR --input given.jsonl --output scores.jsonl --corruption patches
 
 Ctrl-C stops at the next safe point; the same command goes on from there.";
 
@@ -40,6 +42,8 @@ enum Command {
     Eval(EvalArgs),
     /// Grade answers from a JSONL file
     Grade(GradeArgs),
+    /// Score given responses: log-probability, entropy and visual dependency of every token
+    Score(score::ScoreArgs),
 }
 
 /// What `reproduce` and `report` share.
@@ -142,5 +146,6 @@ fn run(command: &Command) -> Result<()> {
         Command::Train(args) => commands::train(args),
         Command::Eval(args) => commands::eval(args),
         Command::Grade(args) => commands::grade(args),
+        Command::Score(args) => score::score(args),
     }
 }

@@ -41,13 +41,16 @@ impl ChatTemplate {
     }
 
     /// The prompt of one question, up to where the model begins to answer. The user's message is the question
-    /// without surrounding white space, a blank line and `instruction`; each [`IMAGE_PLACE`] in it becomes
+    /// without surrounding white space, then a blank line and `instruction` unless that is empty; each [`IMAGE_PLACE`] in it becomes
     /// the template's picture marker.
     ///
     /// # Errors
     /// If the number of places is not `images`, and where the template itself fails.
     pub fn render(&self, problem: &str, images: usize, instruction: &str) -> Result<String> {
-        let text = format!("{}\n\n{instruction}", problem.trim());
+        let mut text = problem.trim().to_owned();
+        if !instruction.is_empty() {
+            text = format!("{text}\n\n{instruction}");
+        }
         let pieces: Vec<&str> = text.split(IMAGE_PLACE).collect();
         let places = pieces.len() - 1;
         ensure!(
@@ -97,6 +100,8 @@ mod tests {
         assert_eq!(rendered(PARTS, " \n<image>Find x.\t", 1).unwrap(), "[I]\n[Find x.\n\nGo.]\n");
         assert_eq!(rendered(PARTS, "a <image><image> b", 2).unwrap(), "[a ]\n[I]\n[I]\n[ b\n\nGo.]\n");
         assert_eq!(rendered(PARTS, "1 < 2 & \"q\"", 0).unwrap(), "[1 < 2 & \"q\"\n\nGo.]\n");
+        let bare = ChatTemplate::new(PARTS).unwrap().render(" x <image>\n", 1, "").unwrap();
+        assert_eq!(bare, "[x ]\n[I]\n", "no instruction, no blank line");
     }
 
     #[test]
