@@ -30,27 +30,24 @@ fn hub_tokenizer(folder: &Path) -> Tokenizer {
     Tokenizer::from_json(&text(&folder.join("tokenizer.json"))).unwrap()
 }
 
+fn hub_template(folder: &Path) -> ChatTemplate {
+    ChatTemplate::from_json(&text(&folder.join("chat_template.json"))).unwrap()
+}
+
+/// A line of `tokenizer/*.jsonl`, told by its keys.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Case {
+    Chat(ChatCase),
+    Encode(EncodeCase),
+}
+
 #[derive(Deserialize)]
 struct EncodeCase {
     text: String,
     ids: Vec<u32>,
     decoded: String,
     decoded_skip: String,
-}
-
-#[test]
-fn golden_tokenizer() {
-    let (Some(extra), Some(folder)) = (extra_golden(), hub_checkpoint()) else { return };
-    let tokenizer = hub_tokenizer(&folder);
-    assert_eq!(tokenizer.vocab_size(), 151_665);
-    assert_eq!(tokenizer.id_of("<|im_end|>").unwrap(), 151_645);
-    let cases: Vec<EncodeCase> = rows(&extra.join("tokenizer/encode_fixtures.jsonl"));
-    for case in &cases {
-        assert_eq!(tokenizer.encode(&case.text).unwrap(), case.ids, "{:?}", case.text);
-        assert_eq!(tokenizer.decode(&case.ids).unwrap(), case.decoded);
-        assert_eq!(tokenizer.decode_text(&case.ids).unwrap(), case.decoded_skip);
-    }
-    println!("{} texts", cases.len());
 }
 
 #[derive(Deserialize)]
@@ -60,23 +57,86 @@ struct ChatCase {
     ids: Vec<u32>,
 }
 
+/// All lines of all files; one that is of no kind is an error.
+fn tokenizer_cases(extra: &Path) -> Vec<Case> {
+    let Ok(entries) = std::fs::read_dir(extra.join("tokenizer")) else { return Vec::new() };
+    let mut files: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    files.retain(|file| file.extension().is_some_and(|extension| extension == "jsonl"));
+    files.sort();
+    files.iter().flat_map(|file| rows(file)).collect()
+}
+
+fn check_encode(tokenizer: &Tokenizer, case: &EncodeCase) {
+    assert_eq!(tokenizer.encode(&case.text).unwrap(), case.ids, "{:?}", case.text);
+    assert_eq!(tokenizer.decode(&case.ids).unwrap(), case.decoded);
+    assert_eq!(tokenizer.decode_text(&case.ids).unwrap(), case.decoded_skip);
+}
+
+fn check_chat(tokenizer: &Tokenizer, templates: &[ChatTemplate], case: &ChatCase) {
+    let images = case.problem.matches("<image>").count();
+    for template in templates {
+        assert_eq!(template.render(&case.problem, images, INSTRUCTION).unwrap(), case.prompt);
+    }
+    let grids = vec![[1, 2, 2]; images];
+    assert_eq!(encode_prompt(tokenizer, &case.prompt, &grids, 2).unwrap().ids, case.ids);
+}
+
 #[test]
-fn golden_chat_prompts() {
+fn golden_tokenizer_and_chats() {
     let (Some(extra), Some(folder)) = (extra_golden(), hub_checkpoint()) else { return };
     let tokenizer = hub_tokenizer(&folder);
-    let hub = ChatTemplate::from_json(&text(&folder.join("chat_template.json"))).unwrap();
-    let own = ChatTemplate::new(tiny::CHAT_TEMPLATE).unwrap();
-    let cases: Vec<ChatCase> = rows(&extra.join("tokenizer/chat_fixtures.jsonl"));
+    assert_eq!(tokenizer.vocab_size(), 151_665);
+    assert_eq!(tokenizer.id_of("<|im_end|>").unwrap(), 151_645);
+    let templates = [hub_template(&folder), ChatTemplate::new(tiny::CHAT_TEMPLATE).unwrap()];
+    let cases = tokenizer_cases(&extra);
     for case in &cases {
-        let images = case.problem.matches("<image>").count();
-        for template in [&hub, &own] {
-            let prompt = template.render(&case.problem, images, INSTRUCTION).unwrap();
-            assert_eq!(prompt, case.prompt);
+        match case {
+            Case::Encode(case) => check_encode(&tokenizer, case),
+            Case::Chat(case) => check_chat(&tokenizer, &templates, case),
         }
-        let grids = vec![[1, 2, 2]; images];
-        assert_eq!(encode_prompt(&tokenizer, &case.prompt, &grids, 2).unwrap().ids, case.ids);
     }
-    println!("{} chats", cases.len());
+    let chats = cases.iter().filter(|case| matches!(case, Case::Chat(_))).count();
+    println!("{} texts, {chats} chats", cases.len() - chats);
+}
+
+/// A template in the way of Qwen2.5-VL's: content as text or as parts, pictures counted and numbered on demand.
+const NUMBERED: &str = "{% set seen = namespace(pictures=0) %}{% for message in messages %}\
+    {% if loop.first and message['role'] != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}\
+    <|im_start|>{{ message['role'] }}\n{% if message['content'] is string %}{{ message['content'] }}{% else %}\
+    {% for part in message['content'] %}{% if part['type'] == 'image' or 'image_url' in part %}\
+    {% set seen.pictures = seen.pictures + 1 %}{% if add_vision_id %}Picture {{ seen.pictures }}: {% endif %}\
+    <|vision_start|><|image_pad|><|vision_end|>{% elif 'text' in part %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}\
+    <|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+
+#[test]
+fn golden_pictures_stand_where_the_question_has_them() {
+    let mut templates =
+        vec![ChatTemplate::new(NUMBERED).unwrap(), ChatTemplate::new(tiny::CHAT_TEMPLATE).unwrap()];
+    templates.extend(hub_checkpoint().map(|folder| hub_template(&folder)));
+    for (problem, images, user) in [
+        ("What is 1 + 1?", 0, "What is 1 + 1?"),
+        ("  <image>\nFind x. ", 1, "[]\nFind x."),
+        ("Find x. <image>", 1, "Find x. []"),
+        ("<image><image>Which?", 2, "[][]Which?"),
+        (
+            "Is <image> like <image>, or like <image>?\n\nA. {{ 1 }} B. {% x %}",
+            3,
+            "Is [] like [], or like []?\n\nA. {{ 1 }} B. {% x %}",
+        ),
+        ("<image>图中角度是多少？🙂", 1, "[]图中角度是多少？🙂"),
+    ] {
+        let user = user.replace("[]", "<|vision_start|><|image_pad|><|vision_end|>");
+        for (instruction, tail) in [(INSTRUCTION, format!("\n\n{INSTRUCTION}")), ("", String::new())] {
+            let expected = format!(
+                "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n{user}{tail}<|im_end|>\n\
+                 <|im_start|>assistant\n"
+            );
+            for template in &templates {
+                assert_eq!(template.render(problem, images, instruction).unwrap(), expected);
+                assert!(template.render(problem, images + 1, instruction).is_err());
+            }
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -103,7 +163,7 @@ struct Sample {
 fn golden_prompts_of_the_tiny_checkpoint() {
     let Some(folder) = hub_checkpoint() else { return };
     let tokenizer = hub_tokenizer(&folder);
-    let template = ChatTemplate::from_json(&text(&folder.join("chat_template.json"))).unwrap();
+    let template = hub_template(&folder);
     let processor = Processor::from_json(&text(&folder.join("preprocessor_config.json"))).unwrap();
     let expected: Expected = serde_json::from_str(&text(&folder.join("expected.json"))).unwrap();
     assert_eq!(expected.instruction, format!("\n\n{INSTRUCTION}"));

@@ -11,6 +11,40 @@
 use crate::rng::Stream;
 use crate::settings::{Corruption, CorruptionKind};
 use crate::types::Rgb;
+use anyhow::{Result, ensure};
+
+impl CorruptionKind {
+    /// The reference's corruption of a name (`patches`, `noise`, `blur`, `full`), with its parameters.
+    pub fn reference(name: &str) -> Option<CorruptionKind> {
+        Some(match name {
+            "patches" => CorruptionKind::Patches { patch_pixels: 14, probability: 0.5 },
+            "noise" => CorruptionKind::Noise { std: 189.0 },
+            "blur" => CorruptionKind::Blur { radius: 6.0 },
+            "full" => CorruptionKind::Full { level: 128 },
+            _ => return None,
+        })
+    }
+
+    /// Says which parameter, if any, has a value that makes no sense, and which values do.
+    pub fn check(&self) -> Result<()> {
+        match *self {
+            CorruptionKind::Patches { patch_pixels, probability } => {
+                ensure!(
+                    patch_pixels >= 1,
+                    "patch_pixels = {patch_pixels}: give a whole number of at least 1"
+                );
+                let known = (0.0..=1.0).contains(&probability);
+                ensure!(known, "probability = {probability}: give a number from 0 to 1");
+            }
+            CorruptionKind::Noise { std: value } | CorruptionKind::Blur { radius: value } => {
+                let key = if matches!(self, CorruptionKind::Noise { .. }) { "std" } else { "radius" };
+                ensure!(value >= 0.0 && value.is_finite(), "{key} = {value}: give a number of at least 0");
+            }
+            CorruptionKind::Full { .. } => {}
+        }
+        Ok(())
+    }
+}
 
 /// A corrupted copy of `rgb`, of the same size. Only `Patches` and `Noise` draw from `rng`.
 pub fn corrupt(rgb: &Rgb, corruption: &Corruption, rng: &mut Stream) -> Rgb {
@@ -136,6 +170,24 @@ mod tests {
     use super::*;
     use crate::rng::{Purpose, stream};
     use crate::settings::CorruptionScope;
+
+    #[test]
+    fn parameters_out_of_range_are_named() {
+        for name in ["patches", "noise", "blur", "full"] {
+            let kind = CorruptionKind::reference(name).unwrap();
+            assert_eq!(serde_json::to_value(&kind).unwrap()["name"], name);
+            kind.check().unwrap();
+        }
+        assert_eq!(CorruptionKind::reference("none"), None);
+        for (kind, key) in [
+            (CorruptionKind::Patches { patch_pixels: 0, probability: 0.5 }, "patch_pixels = 0"),
+            (CorruptionKind::Patches { patch_pixels: 14, probability: 1.5 }, "probability = 1.5"),
+            (CorruptionKind::Noise { std: -1.0 }, "std = -1"),
+            (CorruptionKind::Blur { radius: f64::NAN }, "radius = NaN"),
+        ] {
+            assert!(kind.check().unwrap_err().to_string().starts_with(key), "{kind:?}");
+        }
+    }
 
     fn corrupted(rgb: &Rgb, kind: CorruptionKind, seed: u64) -> Rgb {
         let corruption = Corruption { kind, scope: CorruptionScope::Response };

@@ -46,8 +46,8 @@ pub fn full_kl(logp: &[f32], corrupted_logp: &[f32]) -> f64 {
 pub fn jensen_shannon(logp: &[f32], corrupted_logp: &[f32]) -> f64 {
     let half = sum_rows(logp, corrupted_logp, |p, logp, q, corrupted| {
         let mixture = 0.5 * (p + q);
-        if mixture == 0.0 {
-            return 0.0;
+        if logp == corrupted || mixture == 0.0 {
+            return 0.0; // exactly, also where the logarithm would round
         }
         let log_mixture = libm::log(mixture);
         p * (logp - log_mixture) + q * (corrupted - log_mixture)
@@ -108,7 +108,10 @@ mod tests {
         assert!((full_kl(&p, &q) - kl).abs() < 1e-6);
         assert!((jensen_shannon(&p, &q) - 0.5 * (kl_m(&P) + kl_m(&Q))).abs() < 1e-6);
         assert_eq!(jensen_shannon(&p, &q), jensen_shannon(&q, &p));
-        assert_eq!((full_kl(&p, &p), jensen_shannon(&p, &p)), (0.0, 0.0));
+        let wide: Vec<f32> = (1..5_000).map(|i| -9.0 + 1e-3 * i as f32).collect();
+        for row in [p, wide] {
+            assert_eq!((full_kl(&row, &row), jensen_shannon(&row, &row)), (0.0, 0.0));
+        }
     }
 
     #[test]

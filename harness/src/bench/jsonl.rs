@@ -33,13 +33,13 @@ struct Row {
 
 #[derive(Deserialize)]
 #[serde(untagged, expecting = "`answer`, `id` and `cluster` must be texts or whole numbers")]
-enum Scalar {
+pub(super) enum Scalar {
     Text(String),
     Number(i64),
 }
 
 impl Scalar {
-    fn into_text(self) -> String {
+    pub(super) fn into_text(self) -> String {
         match self {
             Scalar::Text(text) => text,
             Scalar::Number(number) => number.to_string(),
@@ -49,20 +49,20 @@ impl Scalar {
 
 #[derive(Deserialize)]
 #[serde(untagged, expecting = "`images` must be a path, an object with a \"path\", or a list of these")]
-enum Images {
+pub(super) enum Images {
     One(Place),
     Many(Vec<Place>),
 }
 
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Place {
+pub(super) enum Place {
     Path(String),
     Object { path: String },
 }
 
 impl Images {
-    fn into_paths(self) -> Vec<String> {
+    pub(super) fn into_paths(self) -> Vec<String> {
         let places = match self {
             Images::One(place) => vec![place],
             Images::Many(places) => places,
@@ -82,16 +82,23 @@ impl Images {
 /// or unreadable picture, another number of `<image>` than of pictures, an id used twice. Also if the file
 /// cannot be read or holds no question.
 pub fn read(path: &Path) -> Result<Vec<Example>> {
-    let content = fs::read(path).with_context(|| format!("{}: cannot be read", path.display()))?;
-    let content = content.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&content);
     let mut reader = Reader::new(path);
-    for (index, line) in content.split(|&byte| byte == b'\n').enumerate() {
-        if !line.trim_ascii().is_empty() {
-            reader.add(index + 1, line).with_context(|| format!("{}:{}", path.display(), index + 1))?;
-        }
-    }
+    each_line(path, |line, row| reader.add(line, serde_json::from_slice(row).map_err(without_line)?))?;
     ensure!(!reader.examples.is_empty(), "{}: holds no question", path.display());
     Ok(reader.examples)
+}
+
+/// Hands the lines of a file that are not empty to `f`, with their numbers from 1; a byte order mark is passed
+/// over. Its error gets file and line.
+pub(super) fn each_line(path: &Path, mut f: impl FnMut(usize, &[u8]) -> Result<()>) -> Result<()> {
+    let content = fs::read(path).with_context(|| format!("{}: cannot be read", path.display()))?;
+    let content = content.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&content);
+    for (line, row) in (1..).zip(content.split(|&byte| byte == b'\n')) {
+        if !row.trim_ascii().is_empty() {
+            f(line, row).with_context(|| format!("{}:{line}", path.display()))?;
+        }
+    }
+    Ok(())
 }
 
 struct Reader {
@@ -115,8 +122,7 @@ impl Reader {
         }
     }
 
-    fn add(&mut self, line: usize, json: &[u8]) -> Result<()> {
-        let row: Row = serde_json::from_slice(json).map_err(without_line)?;
+    fn add(&mut self, line: usize, row: Row) -> Result<()> {
         let id = row.id.map_or_else(|| format!("line-{line}"), Scalar::into_text);
         if let Some(earlier) = self.lines.insert(id.clone(), line) {
             bail!("the id {id:?} is that of line {earlier} already");
@@ -154,7 +160,7 @@ impl Reader {
 }
 
 /// The fault in words, with its column; the line that the parser would add is always 1.
-fn without_line(error: serde_json::Error) -> anyhow::Error {
+pub(super) fn without_line(error: serde_json::Error) -> anyhow::Error {
     let text = error.to_string();
     let place = format!(" at line 1 column {}", error.column());
     match text.strip_suffix(&place) {

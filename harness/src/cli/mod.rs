@@ -4,6 +4,7 @@ mod commands;
 mod display;
 mod fetch;
 mod own;
+mod score;
 
 use crate::bench::RowCheck;
 use crate::hub;
@@ -26,6 +27,7 @@ Examples:
   harness eval --data my.jsonl --samples 8           a model on your own questions
   harness train --data my.jsonl --variant vppo       train on your own questions
   harness grade --input answers.jsonl --output verdicts.jsonl
+  harness score --model DIR --input given.jsonl --output scores.jsonl --corruption patches
 
 Ctrl-C stops at the next safe point; the same command goes on from there.";
 
@@ -51,6 +53,8 @@ enum Command {
     Fetch(FetchArgs),
     /// Grade answers from a JSONL file
     Grade(GradeArgs),
+    /// Score given responses: log-probability, entropy and visual dependency of every token
+    Score(score::ScoreArgs),
 }
 
 /// What `reproduce` and `report` share.
@@ -244,5 +248,6 @@ fn run(command: &Command) -> Result<()> {
         Command::Eval(args) => own::eval(args),
         Command::Fetch(args) => fetch::fetch(args),
         Command::Grade(args) => commands::grade(args),
+        Command::Score(args) => score::score(args),
     }
 }

@@ -17,8 +17,8 @@ pub(crate) fn log_softmax(logits: &mut [f32]) {
     logits.iter_mut().for_each(|x| *x -= shift);
 }
 
-/// Entropy in nats of a row of log-probabilities.
-pub(crate) fn entropy(logp: &[f32]) -> f32 {
+/// Entropy in nats of a row of log-probabilities (V), summed in a fixed order.
+pub fn entropy(logp: &[f32]) -> f32 {
     let terms: Vec<f32> = logp.iter().map(|&l| -l * exp(l)).collect();
     lane_sum(&terms)
 }
@@ -54,6 +54,35 @@ pub(crate) fn map_rows<T: Send>(
                 f(start + i, &mut row)
             })
             .collect();
+        out.extend(part);
+    }
+    Ok(out)
+}
+
+/// Visits the log-probability rows of two hidden (M, D) under one head w (V, D) side by side, in order, in parallel
+/// within a chunk. Both sides go through the same arithmetic: equal hidden states give equal rows, bit for bit.
+pub(crate) fn map_row_pairs<T: Send>(
+    left: &Tensor,
+    right: &Tensor,
+    w: &Tensor,
+    f: impl Fn(usize, &[f32], &[f32]) -> T + Sync,
+) -> Result<Vec<T>> {
+    let (rows, vocab) = (left.dim(0)?, w.dim(0)?);
+    let wt = w.t()?;
+    let log_probabilities = |logits: &[f32]| {
+        let mut row = logits.to_vec();
+        log_softmax(&mut row);
+        row
+    };
+    let mut out = Vec::with_capacity(rows);
+    for start in (0..rows).step_by(CHUNK / 2) {
+        let len = (CHUNK / 2).min(rows - start);
+        let logits = |hidden: &Tensor| hidden.narrow(0, start, len)?.contiguous()?.matmul(&wt);
+        let (left, right) = (logits(left)?, logits(right)?);
+        let (left, right) = (view(&left)?, view(&right)?);
+        let pairs = left.par_chunks(vocab).zip(right.par_chunks(vocab)).enumerate();
+        let part: Vec<T> =
+            pairs.map(|(i, (l, r))| f(start + i, &log_probabilities(l), &log_probabilities(r))).collect();
         out.extend(part);
     }
     Ok(out)

@@ -22,6 +22,7 @@ mod positions;
 mod vision;
 
 pub use decode::Completion;
+pub use head::entropy;
 pub use network::{Forward, Model, Prompt, Scores, Tree};
 pub use optimizer::AdamW;
 pub use params::{Grads, Params};

@@ -215,7 +215,7 @@ impl Model {
         }
         let x = gather_rows(&x, &packed.rows)?;
         let hidden = self.norm.forward(&self.params, &x)?;
-        let scores = packed.split(&head::score(&hidden, self.head(), &packed.targets)?);
+        let scores = packed.split(head::score(&hidden, self.head(), &packed.targets)?);
         Ok(Forward { packed, vision, layers, x, hidden, scores })
     }
 
@@ -254,11 +254,23 @@ impl Model {
     /// Scores given responses.
     pub fn score(&self, trees: &[Tree<'_>]) -> Result<Scores> {
         let (hidden, packed) = self.hidden(trees)?;
-        Ok(packed.split(&head::score(&hidden, self.head(), &packed.targets)?))
+        Ok(packed.split(head::score(&hidden, self.head(), &packed.targets)?))
+    }
+
+    /// Maps, for every response token, the row of log-probabilities that predicts it: `f(token id, row)`.
+    pub fn distributions<T: Send>(
+        &self,
+        trees: &[Tree<'_>],
+        f: impl Fn(usize, &[f32]) -> T + Sync,
+    ) -> Result<Vec<Vec<T>>> {
+        let (hidden, packed) = self.hidden(trees)?;
+        let rows = head::map_rows(&hidden, self.head(), |i, row| f(packed.targets[i] as usize, row))?;
+        Ok(packed.per_response(rows))
     }
 
     /// Maps, for every response token, the log-probability rows under two batches of trees that have the same
-    /// responses (the clean and the corrupted picture): `f(token id, clean row, corrupted row)`.
+    /// responses (the clean and the corrupted picture): `f(token id, clean row, corrupted row)`. Where the pictures
+    /// are equal, so are the rows, bit for bit.
     pub fn compare<T: Send>(
         &self,
         clean: &[Tree<'_>],
@@ -268,32 +280,21 @@ impl Model {
         let (hidden, packed) = self.hidden(clean)?;
         let (other, other_packed) = self.hidden(corrupted)?;
         ensure!(packed.targets == other_packed.targets, "the two batches do not hold the same responses");
-        let (d, head) = (hidden.dim(1)?, self.head());
-        let (hs, ws) = (view(&other)?, view(head)?);
-        let rows = head::map_rows(&hidden, head, |i, clean| {
-            let h = &hs[i * d..(i + 1) * d];
-            let mut row: Vec<f32> = ws.chunks(d).map(|w| super::kernels::dot(h, w)).collect();
-            head::log_softmax(&mut row);
-            f(packed.targets[i] as usize, clean, &row)
+        let rows = head::map_row_pairs(&hidden, &other, self.head(), |i, clean, corrupted| {
+            f(packed.targets[i] as usize, clean, corrupted)
         })?;
-        let mut rows = rows.into_iter();
-        Ok(packed.lengths.iter().map(|&n| rows.by_ref().take(n).collect()).collect())
+        Ok(packed.per_response(rows))
     }
 }
 
 impl Packed {
-    fn split(&self, scores: &TokenScores) -> Scores {
-        let cut = |flat: &[f32]| {
-            let mut rest = flat;
-            self.lengths
-                .iter()
-                .map(|&n| {
-                    let (head, tail) = rest.split_at(n);
-                    rest = tail;
-                    head.to_vec()
-                })
-                .collect()
-        };
-        Scores { logp: cut(&scores.logp), entropy: cut(&scores.entropy) }
+    fn split(&self, scores: TokenScores) -> Scores {
+        Scores { logp: self.per_response(scores.logp), entropy: self.per_response(scores.entropy) }
+    }
+
+    /// One value per response token, cut by response.
+    fn per_response<T>(&self, values: Vec<T>) -> Vec<Vec<T>> {
+        let mut values = values.into_iter();
+        self.lengths.iter().map(|&n| values.by_ref().take(n).collect()).collect()
     }
 }

@@ -8,6 +8,7 @@
 //! Source: EasyR1 `verl/utils/dataset.py` (`_build_messages`) with `math_format_perception.jinja`, and
 //! transformers' `Qwen2_5_VLProcessor`.
 
+mod python;
 mod template;
 pub mod tiny;
 mod tokenizer;
