@@ -9,7 +9,7 @@ use crate::bench::tiny::{FAMILIES, Split, generate};
 use crate::config::{Scale, Setting, Study, Variant};
 use crate::eval::evaluate;
 use crate::image::AreaRule;
-use crate::model::checkpoint::Files;
+use crate::model::checkpoint::{Files, SaveSettings};
 use crate::progress::{Interrupted, Progress};
 use crate::report::{Arm, ArmState, PaperTables, Table, TableSpec};
 use crate::rollout::Policy;
@@ -270,7 +270,7 @@ pub fn evaluate_cell(
 
 /// Writes a checkpoint directory in the hub's layout.
 pub fn save_policy(policy: &Policy, dir: &Path) -> Result<()> {
-    write_files(dir, &policy.to_files()?)
+    policy.save(dir, &SaveSettings::default())
 }
 
 /// Training questions of the tiny world, families in turn.

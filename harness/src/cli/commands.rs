@@ -5,7 +5,6 @@ use super::{EvalArgs, GradeArgs, OwnArgs, StudyArgs, TrainArgs};
 use crate::bench::jsonl;
 use crate::config::{Scale, Setting, Study};
 use crate::grade::{Graded, grade_extracted, grade_response};
-use crate::model::checkpoint::read_dir;
 use crate::report::{Arm, ArmState, Table, TableSpec};
 use crate::rollout::Policy;
 use crate::stats::ItemScore;
@@ -94,8 +93,7 @@ impl OwnRun {
             CellKey { scale: config.scale.clone(), study: command.into(), variant: name, seed: args.seed };
         let cell = store.cell(&key, &resolved)?;
         let policy = match &args.model {
-            Some(dir) => Policy::from_files(read_dir(dir)?, &config.instruction, None)
-                .with_context(|| format!("checkpoint {}", dir.display()))?,
+            Some(dir) => Policy::open(dir, &config.instruction, None).context("--model")?,
             None => study::base_policy(&config, &store, display)?,
         };
         Ok(Self { config, policy, cell })
