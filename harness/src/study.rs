@@ -18,6 +18,7 @@ pub use questions::{
 
 use crate::config::{Origin, Scale, Setting, Study, Variant};
 use crate::eval::evaluate;
+use crate::model::checkpoint::SaveSettings;
 use crate::progress::{Interrupted, Progress};
 use crate::report::{Arm, ArmState, PaperTables, Table, TableSpec};
 use crate::rollout::Policy;
@@ -301,5 +302,5 @@ pub fn evaluate_cell(
 
 /// Writes a checkpoint directory in the hub's layout.
 pub fn save_policy(policy: &Policy, dir: &Path) -> Result<()> {
-    write_files(dir, &policy.to_files()?)
+    policy.save(dir, &SaveSettings::default())
 }

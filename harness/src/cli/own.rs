@@ -51,7 +51,7 @@ impl OwnRun {
 fn own_policy(dir: &Path, config: &RunConfig) -> Result<Policy> {
     let (min_pixels, max_pixels) = (config.model.min_pixels, config.model.max_pixels);
     let area = config.data.as_ref().map(|_| AreaRule { min_pixels, max_pixels });
-    let mut policy = Policy::open(dir, &config.instruction, area)?;
+    let mut policy = Policy::open(dir, &config.instruction, area).context("--model")?;
     if let Some(data) = &config.data {
         policy.set_alpha(data.alpha);
     }
