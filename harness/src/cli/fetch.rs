@@ -41,8 +41,8 @@ fn wanted(args: &FetchArgs) -> Result<Vec<Wanted>> {
     }
     for name in &args.names {
         let manifest = Manifest::by_name(name)?;
-        let source = manifest.source(args.source.as_deref().unwrap_or("original"))?;
-        wanted.push(study::wanted_dataset(manifest, source));
+        let source = manifest.source(args.source.as_deref())?;
+        wanted.push(study::wanted_dataset(&manifest, source));
     }
     if wanted.is_empty() {
         let (scale, study) = (Scale::load(&args.scale)?, Study::load("main")?);

@@ -3,6 +3,7 @@
 use super::commands::{COLUMNS, settings};
 use super::display::Display;
 use super::{EvalArgs, OwnArgs, TrainArgs};
+use crate::bench::manifest::Role;
 use crate::bench::{Manifest, jsonl};
 use crate::config::{Scale, Setting, Study};
 use crate::image::AreaRule;
@@ -177,9 +178,9 @@ fn eval_questions(
 }
 
 /// The manifests of benchmarks by name, or all of them.
-fn manifests(names: &[String]) -> Result<Vec<&'static Manifest>> {
+fn manifests(names: &[String]) -> Result<Vec<Manifest>> {
     match names {
-        [all] if all == "all" => Ok(Manifest::benchmarks().collect()),
+        [all] if all == "all" => Ok(Manifest::all()?.into_iter().filter(|manifest| manifest.role == Role::Benchmark).collect()),
         names => names.iter().map(|name| Manifest::by_name(name)).collect(),
     }
 }

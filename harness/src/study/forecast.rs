@@ -113,7 +113,7 @@ pub fn downloads(config: &RunConfig) -> Result<Vec<Wanted>> {
     let benchmarks = data.benchmarks.iter().map(|name| (name, &data.eval_source));
     for (name, source) in std::iter::once((&data.train, &data.train_source)).chain(benchmarks) {
         let manifest = Manifest::by_name(name)?;
-        wanted.push(wanted_dataset(manifest, manifest.source(source)?));
+        wanted.push(wanted_dataset(&manifest, manifest.source(Some(source))?));
     }
     Ok(wanted)
 }
@@ -170,7 +170,7 @@ fn evaluation(config: &RunConfig) -> Result<Vec<String>> {
     let items: u64 = match config.origin()? {
         Origin::Made { world, .. } => (crate::bench::tiny::FAMILIES.len() * world.eval_items) as u64,
         Origin::Hub { data, .. } => {
-            let rows = |name: &String| Ok(Manifest::by_name(name)?.source(&data.eval_source)?.expected_rows());
+            let rows = |name: &String| Ok(Manifest::by_name(name)?.source(Some(&data.eval_source))?.expected.kept as u64);
             data.benchmarks.iter().map(rows).sum::<Result<u64>>()?
         }
     };

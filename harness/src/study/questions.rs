@@ -44,14 +44,14 @@ impl Sources {
     /// All questions of a dataset, downloaded if need be. Counts of rows left out are told.
     pub fn dataset(&self, name: &str, source: &str, progress: &dyn Progress) -> Result<Loaded> {
         let manifest = Manifest::by_name(name)?;
-        let source = manifest.source(source)?;
-        let wanted = wanted_dataset(manifest, source);
+        let source = manifest.source(Some(source))?;
+        let wanted = wanted_dataset(&manifest, source);
         let files = match &self.folder {
             Some(folder) => hub::files_below(&folder.join(&wanted.id), &wanted.files)?,
             None => Hub::new(self.hub.clone())?.fetch(&wanted, progress)?.files,
         };
-        let loaded = bench::read(manifest, source, &files, self.rows)?;
-        for note in loaded.notes() {
+        let loaded = bench::read(&manifest, source, &files, self.rows)?;
+        for note in &loaded.notes {
             progress.note(&format!("{}: {note}", manifest.name));
         }
         Ok(loaded)
@@ -170,7 +170,7 @@ pub fn columns(config: &RunConfig) -> Result<Vec<String>> {
 }
 
 fn column_names(data: &DataSettings) -> Result<Vec<String>> {
-    data.benchmarks.iter().map(|name| Ok(Manifest::by_name(name)?.name.clone())).collect()
+    data.benchmarks.iter().map(|name| Ok(Manifest::by_name(name)?.name)).collect()
 }
 
 /// The evaluation questions of a run.
