@@ -10,7 +10,7 @@ mod forecast;
 mod questions;
 
 pub use base::{base_policy, evaluated};
-pub use forecast::{downloads, forecast};
+pub use forecast::{downloads, downloads_in_words, forecast};
 pub use questions::{
     Benchmarks, Questions, Sources, benchmarks, checkpoint_files, training_questions, wanted_dataset,
     without_long_prompts,
@@ -19,7 +19,7 @@ pub use questions::{
 use crate::config::{Origin, Scale, Setting, Study, Variant};
 use crate::eval::evaluate;
 use crate::model::checkpoint::SaveSettings;
-use crate::progress::{Interrupted, Progress};
+use crate::progress::Progress;
 use crate::report::{Arm, ArmState, PaperTables, Table, TableSpec};
 use crate::rollout::Policy;
 use crate::settings::{Device, EvalSettings};

@@ -8,7 +8,8 @@ use super::pictures::Pictures;
 use super::table::{Row, for_each_row};
 use anyhow::{Context, Result, ensure};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 /// Reads the rows of a source. `files` are its files, each with its path in the repository and where it lies;
 /// files that the source does not ask for are ignored, and their order does not matter.
@@ -19,6 +20,29 @@ use std::path::PathBuf;
 /// [`RowCheck::Refuse`] a number of rows or clusters that is not the expected one.
 pub fn read(manifest: &Manifest, source: &Source, files: &[(String, PathBuf)], check: RowCheck) -> Result<Loaded> {
     load(manifest, source, files, check).with_context(|| format!("{} from {}", manifest.name, source.hub))
+}
+
+/// All files below a folder that copies a repository: each with its path in the repository and where it lies.
+///
+/// # Errors
+/// Names a folder that cannot be read.
+pub fn files_below(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
+    let mut files = Vec::new();
+    let mut folders = vec![(String::new(), folder.to_owned())];
+    while let Some((prefix, folder)) = folders.pop() {
+        let unreadable = || format!("{}: cannot be read", folder.display());
+        for entry in fs::read_dir(&folder).with_context(unreadable)? {
+            let path = entry.with_context(unreadable)?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if path.is_dir() {
+                folders.push((format!("{prefix}{name}/"), path));
+            } else {
+                files.push((format!("{prefix}{name}"), path));
+            }
+        }
+    }
+    files.sort();
+    Ok(files)
 }
 
 fn load(manifest: &Manifest, source: &Source, files: &[(String, PathBuf)], check: RowCheck) -> Result<Loaded> {

@@ -15,5 +15,5 @@ mod table;
 pub mod tiny;
 
 pub use draft::{Loaded, RowCheck};
-pub use load::read;
+pub use load::{files_below, read};
 pub use manifest::{Manifest, Source};

@@ -4,9 +4,9 @@ use super::FetchArgs;
 use super::display::Display;
 use crate::bench::Manifest;
 use crate::config::{Scale, Study};
-use crate::hub::{self, Hub, RepoKind, Wanted};
+use crate::hub::{self, Condition, Hub, Wanted};
 use crate::study::{self, RunConfig};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 pub(super) fn fetch(args: &FetchArgs) -> Result<()> {
     let wanted = wanted(args)?;
@@ -16,20 +16,30 @@ pub(super) fn fetch(args: &FetchArgs) -> Result<()> {
     let hub = Hub::new(settings)?;
     let display = Display::new()?;
     if args.dry_run {
-        for line in hub.plan(&wanted)?.lines() {
+        for line in study::downloads_in_words(&hub.plan(&wanted)?) {
             println!("{line}");
         }
         return Ok(());
     }
-    for repository in &wanted {
-        if args.verify {
-            let count = hub.verify(repository, &display)?;
-            println!("{}: {count} files are as the lock says", repository.id);
-        } else {
-            let fetched = hub.fetch(repository, &display)?;
-            println!("{} at {}: {} files in {}", repository.id, fetched.commit, fetched.files.len(), fetched.dir.display());
-        }
+    if args.verify {
+        return verify(&hub, &display);
     }
+    for repository in &wanted {
+        let fetched = hub.fetch(repository, &display)?;
+        let licence = fetched.licence.as_deref().unwrap_or("not stated");
+        println!("{}: {} files at commit {}; licence: {licence}", fetched.repo, fetched.files.len(), fetched.commit);
+    }
+    Ok(())
+}
+
+fn verify(hub: &Hub, display: &Display) -> Result<()> {
+    let checked = hub.verify(display)?;
+    let bad: Vec<_> = checked.iter().filter(|file| file.condition != Condition::Good).collect();
+    for file in &bad {
+        println!("{:?}: {} of {}", file.condition, file.file.display(), file.repo);
+    }
+    ensure!(bad.is_empty(), "{} of {} files are not what the lock pins: run `harness fetch`", bad.len(), checked.len());
+    println!("{} files are what the lock pins", checked.len());
     Ok(())
 }
 

@@ -164,6 +164,36 @@ impl VlConfig {
         Ok(())
     }
 
+    /// The sizes in which another configuration differs from this one, in words; the token ids do not count.
+    pub fn differences(&self, other: &Self) -> Vec<String> {
+        let (own, others) = (self.sizes(), other.sizes());
+        let pairs = own.into_iter().zip(others).filter(|(own, other)| own.1 != other.1);
+        pairs.map(|((name, own), (_, other))| format!("{name} is {other}, not {own}")).collect()
+    }
+
+    fn sizes(&self) -> [(&'static str, String); 17] {
+        let (t, v) = (&self.text, &self.vision);
+        [
+            ("vocab_size", t.vocab_size.to_string()),
+            ("hidden_size", t.hidden_size.to_string()),
+            ("intermediate_size", t.intermediate_size.to_string()),
+            ("num_hidden_layers", t.num_hidden_layers.to_string()),
+            ("num_attention_heads", t.num_attention_heads.to_string()),
+            ("num_key_value_heads", t.num_key_value_heads.to_string()),
+            ("rope_theta", self.rope_theta().to_string()),
+            ("mrope_section", format!("{:?}", self.mrope_section().ok())),
+            ("tie_word_embeddings", self.tie_word_embeddings.to_string()),
+            ("vision hidden_size", v.hidden_size.to_string()),
+            ("vision intermediate_size", v.intermediate_size.to_string()),
+            ("vision depth", v.depth.to_string()),
+            ("vision num_heads", v.num_heads.to_string()),
+            ("vision window_size", v.window_size.to_string()),
+            ("vision patch_size", v.patch_size.to_string()),
+            ("vision spatial_merge_size", v.spatial_merge_size.to_string()),
+            ("vision fullatt_block_indexes", format!("{:?}", v.fullatt_block_indexes)),
+        ]
+    }
+
     /// Size of one attention head of the language model.
     pub fn head_size(&self) -> usize {
         self.text.hidden_size / self.text.num_attention_heads

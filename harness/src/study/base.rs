@@ -4,6 +4,7 @@ use super::{RunConfig, Sources};
 use crate::config::Origin;
 use crate::image::AreaRule;
 use crate::model::checkpoint::Files;
+use crate::model::config::VlConfig;
 use crate::progress::{Interrupted, Progress};
 use crate::rollout::Policy;
 use crate::settings::{CheckpointSettings, WarmStart, WorldSettings};

@@ -119,15 +119,42 @@ pub fn downloads(config: &RunConfig) -> Result<Vec<Wanted>> {
 }
 
 fn download_lines(wanted: &[Wanted], found: Result<FetchPlan>) -> Vec<String> {
-    match found {
-        Ok(plan) => plan.lines(),
-        Err(error) => {
-            let mut lines: Vec<String> =
-                wanted.iter().map(|w| format!("{} at {}: {}", w.id, w.revision, w.files.join(" "))).collect();
-            lines.push(format!("sizes are not known: {error:#}"));
-            lines
-        }
+    found.map_or_else(
+        |error| {
+            let each = wanted.iter().map(|wanted| format!("{}: {}", wanted.repo, wanted.files.join(" ")));
+            each.chain([format!("sizes are not known: {error:#}")]).collect()
+        },
+        |plan| downloads_in_words(&plan),
+    )
+}
+
+/// What a fetch would do: a line per repository, the sum, the room on the disk, and what else there is to know.
+pub fn downloads_in_words(plan: &FetchPlan) -> Vec<String> {
+    let mut lines = vec![];
+    for (repo, licence) in &plan.licences {
+        let files: Vec<_> = plan.files.iter().filter(|file| file.repo == *repo).collect();
+        let cached = files.iter().filter(|file| file.cached).count();
+        let bytes: u64 = files.iter().map(|file| file.bytes).sum();
+        let commit = files.first().map_or("", |file| file.commit.get(..12).unwrap_or_default());
+        lines.push(format!(
+            "{repo} ({commit}): {} files, {:.2} GB, {cached} cached; licence: {}",
+            files.len(),
+            gigabytes(bytes),
+            licence.as_deref().unwrap_or("not stated")
+        ));
     }
+    lines.push(format!(
+        "to download: {:.2} GB; free: {:.2} GB at {}",
+        gigabytes(plan.needed_bytes),
+        gigabytes(plan.free_bytes),
+        plan.cache_dir.display()
+    ));
+    lines.extend(plan.notes.iter().cloned());
+    lines
+}
+
+fn gigabytes(bytes: u64) -> f64 {
+    bytes as f64 / 1e9
 }
 
 fn lengths(config: &RunConfig) -> Result<Lengths> {

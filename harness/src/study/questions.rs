@@ -4,13 +4,14 @@ use super::RunConfig;
 use crate::bench::tiny::{FAMILIES, Split, generate};
 use crate::bench::{self, Loaded, Manifest, RowCheck, Source};
 use crate::config::Origin;
-use crate::hub::{self, Hub, RepoKind, Wanted};
+use crate::model::checkpoint::CONFIG;
+use crate::hub::{self, Hub, Repo, Wanted};
 use crate::progress::{Interrupted, Progress};
 use crate::rollout::Policy;
 use crate::settings::{CheckpointSettings, DataSettings, WorldSettings};
 use crate::train::TrainingData;
 use crate::types::Example;
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use rayon::prelude::*;
 use std::path::PathBuf;
 
@@ -34,11 +35,14 @@ pub struct Sources {
 impl Sources {
     /// The folder of a checkpoint's files, downloaded if need be.
     pub fn checkpoint(&self, checkpoint: &CheckpointSettings, progress: &dyn Progress) -> Result<PathBuf> {
-        let wanted = checkpoint_files(&checkpoint.repo, &checkpoint.revision);
-        match &self.folder {
-            Some(folder) => Ok(folder.join(&wanted.id)),
-            None => Ok(Hub::new(self.hub.clone())?.fetch(&wanted, progress)?.dir),
+        if let Some(folder) = &self.folder {
+            return Ok(folder.join(&checkpoint.repo));
         }
+        let wanted = checkpoint_files(&checkpoint.repo, &checkpoint.revision);
+        let fetched = Hub::new(self.hub.clone())?.fetch(&wanted, progress)?;
+        let config = fetched.files.iter().find(|(path, _)| path == CONFIG);
+        let dir = config.and_then(|(_, file)| file.parent());
+        Ok(dir.with_context(|| format!("{} has no {CONFIG}", fetched.repo))?.to_owned())
     }
 
     /// All questions of a dataset, downloaded if need be. Counts of rows left out are told.
@@ -47,7 +51,7 @@ impl Sources {
         let source = manifest.source(Some(source))?;
         let wanted = wanted_dataset(&manifest, source);
         let files = match &self.folder {
-            Some(folder) => hub::files_below(&folder.join(&wanted.id), &wanted.files)?,
+            Some(folder) => bench::files_below(&folder.join(&source.hub))?,
             None => Hub::new(self.hub.clone())?.fetch(&wanted, progress)?.files,
         };
         let loaded = bench::read(&manifest, source, &files, self.rows)?;
@@ -60,24 +64,14 @@ impl Sources {
 
 /// What the fetcher needs to know of a checkpoint.
 pub fn checkpoint_files(repo: &str, revision: &str) -> Wanted {
-    Wanted {
-        kind: RepoKind::Model,
-        id: repo.to_owned(),
-        revision: revision.to_owned(),
-        files: CHECKPOINT_FILES.map(str::to_owned).into(),
-        licence: None,
-    }
+    let files = CHECKPOINT_FILES.map(str::to_owned).into();
+    Wanted { repo: Repo::model(repo, revision), files, licence: None }
 }
 
 /// What the fetcher needs to know of a dataset.
 pub fn wanted_dataset(manifest: &Manifest, source: &Source) -> Wanted {
-    Wanted {
-        kind: RepoKind::Dataset,
-        id: source.hub.clone(),
-        revision: source.revision.clone(),
-        files: source.files.clone(),
-        licence: Some(manifest.licence.clone()),
-    }
+    let repo = Repo::dataset(&source.hub, &source.revision);
+    Wanted { repo, files: source.files.clone(), licence: Some(manifest.licence.clone()) }
 }
 
 /// Training questions.
