@@ -10,6 +10,8 @@ mod cli;
 mod end_to_end;
 mod grade;
 mod hub;
+#[cfg(feature = "candle")]
+mod hub_scale;
 mod image;
 #[cfg(feature = "candle")]
 mod model;
