@@ -33,7 +33,13 @@ fn files_below(root: &Path) -> Vec<(String, PathBuf)> {
 }
 
 /// A manifest and one of its sources, which expects other counts.
-fn expecting(name: &str, source: &str, read: usize, kept: usize, clusters: Option<usize>) -> (Manifest, Source) {
+fn expecting(
+    name: &str,
+    source: &str,
+    read: usize,
+    kept: usize,
+    clusters: Option<usize>,
+) -> (Manifest, Source) {
     let manifest = Manifest::by_name(name).unwrap();
     let mut source = manifest.source(Some(source)).unwrap().clone();
     source.expected = Expected { read, kept, clusters };
@@ -55,7 +61,9 @@ fn the_eight_benchmarks_are_the_columns_of_the_papers_table() {
     assert_eq!(names, header[3..11]);
     assert_eq!(names, harness::bench::tiny::FAMILIES);
     let kept = |source: &str| -> Vec<usize> {
-        of_role(Role::Benchmark).map(|manifest| manifest.source(Some(source)).unwrap().expected.kept).collect()
+        of_role(Role::Benchmark)
+            .map(|manifest| manifest.source(Some(source)).unwrap().expected.kept)
+            .collect()
     };
     assert_eq!(kept("original"), [2180, 3666, 2000, 601, 2907, 1740, 447, 1730]);
     assert_eq!(kept("vppo_eval"), kept("original"));
@@ -91,7 +99,10 @@ fn a_manifest_is_found_by_column_or_file_in_any_case() {
         assert_eq!(Manifest::by_name(name).unwrap().name, "We-Math");
     }
     let fault = Manifest::by_name("MathVers").unwrap_err().to_string();
-    assert!(fault.contains("did you mean \"MathVerse\"?") && fault.contains("LogicVista, MMMU-Pro, ViRL39K"), "{fault}");
+    assert!(
+        fault.contains("did you mean \"MathVerse\"?") && fault.contains("LogicVista, MMMU-Pro, ViRL39K"),
+        "{fault}"
+    );
     let fault = Manifest::by_name("qqq").unwrap_err().to_string();
     assert!(!fault.contains("did you mean"), "{fault}");
     let fault = Manifest::by_name("Geo3k").unwrap().source(Some("papo")).unwrap_err().to_string();

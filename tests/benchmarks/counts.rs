@@ -86,7 +86,8 @@ fn golden_counts_of_dynamath() {
         let of_variant = rows.iter().filter(|row| row["variant"] == variant).cloned();
         let rows: Vec<Value> = of_variant.collect();
         let path = folder.path().join(format!("data/sample{variant}-00000-of-00001.parquet"));
-        let schema = "optional binary id (UTF8); optional binary question (UTF8); optional binary image (UTF8);
+        let schema =
+            "optional binary id (UTF8); optional binary question (UTF8); optional binary image (UTF8);
             optional group decoded_image { optional binary bytes; } optional binary ground_truth (UTF8);";
         let leaves = vec![
             column(&rows, "id"),
@@ -129,7 +130,8 @@ fn golden_counts_of_mathverse() {
     let mut rows: Vec<Value> = serde_json::from_slice(&text).unwrap();
     rows = rows.iter().flat_map(|row| std::iter::repeat_n(row.clone(), 5)).collect();
     let folder = tempfile::tempdir().unwrap();
-    let schema = "required int64 sample_index; optional binary problem_index (UTF8); optional binary question (UTF8);
+    let schema =
+        "required int64 sample_index; optional binary problem_index (UTF8); optional binary question (UTF8);
         optional group image { optional binary bytes; } optional binary answer (UTF8);
         optional binary question_type (UTF8); optional binary query_cot (UTF8);";
     let leaves = vec![

@@ -68,7 +68,7 @@ impl Filter {
     }
 
     /// Why this filter drops rows, in words.
-    pub fn reason(self) -> &'static str {
+    fn reason(self) -> &'static str {
         match self {
             Filter::None => "nothing is dropped",
             Filter::MultipleChoice => "the question is free-form",
@@ -157,7 +157,7 @@ impl Collector {
 
 /// Whether a row is a complete question.
 fn check(draft: &Draft) -> Result<()> {
-    ensure!(!draft.problem.replace(IMAGE_PLACE, "").trim().is_empty(), "the question is empty");
+    ensure!(!draft.problem.trim().is_empty(), "the question is empty");
     ensure!(!draft.answer.trim().is_empty(), "the answer is empty");
     let places = draft.problem.matches(IMAGE_PLACE).count();
     ensure!(
@@ -173,11 +173,13 @@ fn check(draft: &Draft) -> Result<()> {
 /// How the counts differ from the expected ones, in words.
 fn difference(loaded: &Loaded, expected: Expected) -> Option<String> {
     let clusters = expected.clusters.unwrap_or(loaded.clusters);
-    let found = Expected { read: loaded.rows_read, kept: loaded.examples.len(), clusters: Some(loaded.clusters) };
+    let found =
+        Expected { read: loaded.rows_read, kept: loaded.examples.len(), clusters: Some(loaded.clusters) };
     if found == (Expected { clusters: Some(clusters), ..expected }) {
         return None;
     }
-    let reasons: Vec<String> = loaded.filtered.iter().map(|(reason, count)| format!("{count}: {reason}")).collect();
+    let reasons: Vec<String> =
+        loaded.filtered.iter().map(|(reason, count)| format!("{count}: {reason}")).collect();
     let dropped = if reasons.is_empty() { "none".to_owned() } else { reasons.join("; ") };
     Some(format!(
         "expected {} rows, of which {} count, in {clusters} clusters; read {}, of which {} count, in {} clusters \
@@ -207,10 +209,13 @@ mod tests {
 
     #[test]
     fn an_incomplete_question_is_an_error() {
-        let fault = |draft: Draft| Collector::new("b", Filter::None).add(draft, "here").unwrap_err().to_string();
-        assert_eq!(fault(draft("<image> \n", "1", 1)), "the question is empty");
+        let fault =
+            |draft: Draft| Collector::new("b", Filter::None).add(draft, "here").unwrap_err().to_string();
+        assert_eq!(fault(draft(" \n", "1", 0)), "the question is empty");
         assert_eq!(fault(draft("<image>x", " ", 1)), "the answer is empty");
-        assert!(fault(draft("<image><image>x", "1", 1)).contains("2 <image> places, but there are 1 pictures"));
+        assert!(
+            fault(draft("<image><image>x", "1", 1)).contains("2 <image> places, but there are 1 pictures")
+        );
         assert!(fault(draft("x", "1", 1)).contains("0 <image> places, but there are 1 pictures"));
         assert!(fault(draft("x <|image_pad|>", "1", 0)).contains("the model's token <|image_pad|>"));
     }

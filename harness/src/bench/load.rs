@@ -18,7 +18,12 @@ use std::path::{Path, PathBuf};
 /// Names the dataset, the file, the row and what is wrong: missing files, an unreadable file, columns that
 /// cannot be settled (with the file's schema), a row that is no complete question, an id used twice, and with
 /// [`RowCheck::Refuse`] a number of rows or clusters that is not the expected one.
-pub fn read(manifest: &Manifest, source: &Source, files: &[(String, PathBuf)], check: RowCheck) -> Result<Loaded> {
+pub fn read(
+    manifest: &Manifest,
+    source: &Source,
+    files: &[(String, PathBuf)],
+    check: RowCheck,
+) -> Result<Loaded> {
     load(manifest, source, files, check).with_context(|| format!("{} from {}", manifest.name, source.hub))
 }
 
@@ -45,7 +50,12 @@ pub fn files_below(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
     Ok(files)
 }
 
-fn load(manifest: &Manifest, source: &Source, files: &[(String, PathBuf)], check: RowCheck) -> Result<Loaded> {
+fn load(
+    manifest: &Manifest,
+    source: &Source,
+    files: &[(String, PathBuf)],
+    check: RowCheck,
+) -> Result<Loaded> {
     let wanted = files.iter().filter(|(path, _)| source.wants(path));
     let files: BTreeMap<&str, &PathBuf> = wanted.map(|(path, file)| (path.as_str(), file)).collect();
     ensure!(!files.is_empty(), "none of the files fits {}", source.files.join(" or "));

@@ -82,7 +82,11 @@ fn list_file<'a>(files: &BTreeMap<&'a str, &PathBuf>, stems: &[String]) -> Resul
         return Ok(only);
     }
     let named = listed_in_info(files)?;
-    match lists.iter().filter(|path| named.iter().any(|name| path.ends_with(&format!("/{name}")))).collect::<Vec<_>>()[..] {
+    match lists
+        .iter()
+        .filter(|path| named.iter().any(|name| path.ends_with(&format!("/{name}"))))
+        .collect::<Vec<_>>()[..]
+    {
         [only] => Ok(only),
         _ => bail!(
             "there must be one list called {}.json; among the {} files there are {lists:?}",
@@ -98,13 +102,15 @@ fn listed_in_info(files: &BTreeMap<&str, &PathBuf>) -> Result<Vec<String>> {
         return Ok(Vec::new());
     };
     let content = fs::read(file).with_context(|| format!("{path} cannot be read"))?;
-    let entries: BTreeMap<String, InfoEntry> = serde_json::from_slice(&content).with_context(|| path.to_string())?;
+    let entries: BTreeMap<String, InfoEntry> =
+        serde_json::from_slice(&content).with_context(|| path.to_string())?;
     Ok(entries.into_values().filter_map(|entry| entry.file_name).collect())
 }
 
 /// The instruction at the end of a question, whatever the white space between its words and the last stop.
 fn instruction_suffix() -> Result<Regex> {
-    let words: Vec<String> = INSTRUCTION.trim_end_matches('.').split_whitespace().map(regex::escape).collect();
+    let words: Vec<String> =
+        INSTRUCTION.trim_end_matches('.').split_whitespace().map(regex::escape).collect();
     Ok(Regex::new(&format!(r"\s*{}\.?\s*$", words.join(r"\s+")))?)
 }
 
@@ -121,7 +127,8 @@ impl Reader<'_> {
     fn draft(&mut self, index: usize, row: Value) -> Result<Draft> {
         let row: Row = serde_json::from_value(row).context("the row is no conversation")?;
         let question = only(&row.messages, "user")?;
-        let paths: Vec<String> = row.images.unwrap_or_default().iter().map(|path| in_repository(path)).collect();
+        let paths: Vec<String> =
+            row.images.unwrap_or_default().iter().map(|path| in_repository(path)).collect();
         let images = paths.iter().map(|path| self.picture(path)).collect::<Result<Vec<_>>>()?;
         Ok(Draft {
             id: Some(format!("test_{index}")),
@@ -134,7 +141,8 @@ impl Reader<'_> {
     }
 
     fn picture(&mut self, path: &str) -> Result<Picture> {
-        let file = self.files.get(path).with_context(|| format!("the picture {path} is not among the files"))?;
+        let file =
+            self.files.get(path).with_context(|| format!("the picture {path} is not among the files"))?;
         let bytes = fs::read(file).with_context(|| format!("the picture {path} cannot be read"))?;
         Ok(self.pictures.keep(&bytes))
     }
@@ -187,7 +195,10 @@ mod tests {
         let suffix = instruction_suffix().unwrap();
         let off = |text: &str| suffix.replace(text, "").into_owned();
         assert_eq!(off(&format!("<image>Find x.\n\n{INSTRUCTION}")), "<image>Find x.");
-        assert_eq!(off(&format!("Find x. {}", INSTRUCTION.replace(". Then", ".\nThen").trim_end_matches('.'))), "Find x.");
+        assert_eq!(
+            off(&format!("Find x. {}", INSTRUCTION.replace(". Then", ".\nThen").trim_end_matches('.'))),
+            "Find x."
+        );
         assert_eq!(off("Find x."), "Find x.");
         let inside = format!("{INSTRUCTION} Find x.");
         assert_eq!(off(&inside), inside);
@@ -195,7 +206,9 @@ mod tests {
 
     #[test]
     fn picture_paths_are_those_of_the_repository() {
-        for path in ["./data/images/a/1.png", "data/images/a/1.png", "images/a/1.png", "data\\images\\a\\1.png"] {
+        for path in
+            ["./data/images/a/1.png", "data/images/a/1.png", "images/a/1.png", "data\\images\\a\\1.png"]
+        {
             assert_eq!(in_repository(path), "data/images/a/1.png");
         }
     }

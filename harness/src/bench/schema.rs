@@ -255,7 +255,10 @@ mod tests {
     #[test]
     fn what_cannot_be_settled_prints_the_schema() {
         let schema = parse_message_type(HUB).unwrap();
-        let error = format!("{:#}", choose(&schema, &[column("answer", &["answer", "label"], Shape::Text)]).unwrap_err());
+        let error = format!(
+            "{:#}",
+            choose(&schema, &[column("answer", &["answer", "label"], Shape::Text)]).unwrap_err()
+        );
         for part in [
             "no column for `answer`: it must be called answer or label and hold texts",
             "  Question: string\n  id: int64\n",
@@ -264,13 +267,15 @@ mod tests {
         ] {
             assert!(error.contains(part), "{part:?} is not in {error}");
         }
-        let error = format!("{:#}", choose(&schema, &[column("pictures", &["photo"], Shape::Pictures)]).unwrap_err());
+        let error =
+            format!("{:#}", choose(&schema, &[column("pictures", &["photo"], Shape::Pictures)]).unwrap_err());
         assert!(error.contains("several columns hold pictures and none is called photo"), "{error}");
     }
 
     #[test]
     fn the_only_picture_column_is_found_whatever_its_name() {
-        let text = "message schema { optional binary a (UTF8); optional group photo { optional binary bytes; } }";
+        let text =
+            "message schema { optional binary a (UTF8); optional group photo { optional binary bytes; } }";
         let schema = parse_message_type(text).unwrap();
         assert_eq!(chosen(&schema, column("pictures", &["image"], Shape::Pictures)).unwrap(), "photo");
     }
@@ -278,9 +283,13 @@ mod tests {
     #[test]
     fn of_pictures_only_the_bytes_are_read() {
         let schema = parse_message_type(HUB).unwrap();
-        let wanted = [column("a", &["decoded_image"], Shape::Pictures), column("b", &["images"], Shape::Pictures)];
+        let wanted =
+            [column("a", &["decoded_image"], Shape::Pictures), column("b", &["images"], Shape::Pictures)];
         let read = projection(&schema, &choose(&schema, &wanted).unwrap()).unwrap();
-        assert_eq!(describe(&read), "  decoded_image: struct<bytes: binary>\n  images: list<struct<bytes: binary>>");
+        assert_eq!(
+            describe(&read),
+            "  decoded_image: struct<bytes: binary>\n  images: list<struct<bytes: binary>>"
+        );
         assert!(schema.check_contains(&read));
     }
 }

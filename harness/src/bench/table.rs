@@ -10,7 +10,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::reader::TreeBuilder;
 use parquet::record::{Field, Row as Record};
-use parquet::schema::types::{SchemaDescriptor, TypePtr};
+use parquet::schema::types::{SchemaDescPtr, SchemaDescriptor, Type, TypePtr};
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -39,45 +39,63 @@ pub(super) fn for_each_row(
     mut each: impl FnMut(usize, Row) -> Result<()>,
 ) -> Result<()> {
     let file = File::open(path).with_context(|| format!("{} cannot be opened", path.display()))?;
-    let reader = guarded(|| Ok(SerializedFileReader::new(file)?)).context("this is no readable Parquet file")?;
-    let schema = reader.metadata().file_metadata().schema_descr().root_schema();
-    let chosen = choose(schema, columns)?;
-    let present: Vec<bool> = chosen.iter().map(Option::is_some).collect();
-    let own = |(column, field): (&Column, &Option<TypePtr>)| match field {
-        Some(field) => field.name().to_owned(),
-        None => column.role.to_owned(),
-    };
-    let names: Vec<String> = columns.iter().zip(&chosen).map(own).collect();
-    let projected = Arc::new(SchemaDescriptor::new(Arc::new(projection(schema, &chosen)?)));
+    let reader =
+        guarded(|| Ok(SerializedFileReader::new(file)?)).context("this is no readable Parquet file")?;
+    let plan =
+        guarded(|| Plan::new(reader.metadata().file_metadata().schema_descr().root_schema(), columns))?;
     let builder = TreeBuilder::new().with_batch_size(BATCH_VALUES);
     let mut number = 0;
     for group in 0..reader.num_row_groups() {
-        let broken = || format!("row group {group} after row {number} cannot be read");
+        let broken = || format!("row group {} cannot be read", group + 1);
         let group = guarded(|| Ok(reader.get_row_group(group)?)).with_context(broken)?;
-        let mut rows = guarded(|| Ok(builder.as_iter(projected.clone(), &*group)?)).with_context(broken)?;
-        while let Some(record) = guarded(|| Ok(rows.next().transpose()?)).with_context(|| row_number(number + 1))? {
+        let mut records =
+            guarded(|| Ok(builder.as_iter(plan.projected.clone(), &*group)?)).with_context(broken)?;
+        let mut step = || guarded(|| Ok(records.next().transpose()?));
+        while let Some(record) = step().with_context(|| format!("row {}", number + 1))? {
             number += 1;
-            let values = in_order(record, &present);
-            each(number, Row { columns, names: &names, values, pictures }).with_context(|| row_number(number))?;
+            let row = Row { columns, names: &plan.names, values: plan.values(record), pictures };
+            each(number, row).with_context(|| format!("row {number}"))?;
         }
     }
     Ok(())
 }
 
-fn row_number(number: usize) -> String {
-    format!("row {number}")
+/// What is read of a file.
+struct Plan {
+    /// What the columns asked for are called.
+    names: Vec<String>,
+    /// Which of them the file has.
+    present: Vec<bool>,
+    /// The part of the schema that is read.
+    projected: SchemaDescPtr,
 }
 
-/// Turns a panic of the Parquet library, which some damaged files cause, into an error.
+impl Plan {
+    fn new(schema: &Type, columns: &[Column]) -> Result<Plan> {
+        let chosen = choose(schema, columns)?;
+        let name = |(column, field): (&Column, &Option<TypePtr>)| match field {
+            Some(field) => field.name().to_owned(),
+            None => column.role.to_owned(),
+        };
+        Ok(Plan {
+            names: columns.iter().zip(&chosen).map(name).collect(),
+            present: chosen.iter().map(Option::is_some).collect(),
+            projected: Arc::new(SchemaDescriptor::new(Arc::new(projection(schema, &chosen)?))),
+        })
+    }
+
+    /// The values of a record with a null where an optional column is missing.
+    fn values(&self, record: Record) -> Vec<Field> {
+        let mut values = record.into_columns().into_iter().map(|(_, value)| value);
+        let value = |&there: &bool| if there { values.next() } else { None };
+        self.present.iter().map(value).map(|value| value.unwrap_or(Field::Null)).collect()
+    }
+}
+
+/// Turns a panic of the Parquet library, which some damaged files cause, into an error. (The panic's own message
+/// still goes to the terminal.)
 fn guarded<T>(step: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(step)).unwrap_or_else(|_| bail!("the file is damaged"))
-}
-
-/// The values of a record with a null where an optional column is missing.
-fn in_order(record: Record, present: &[bool]) -> Vec<Field> {
-    let mut values = record.into_columns().into_iter().map(|(_, value)| value);
-    let value = |&there: &bool| if there { values.next() } else { None };
-    present.iter().map(value).map(|value| value.unwrap_or(Field::Null)).collect()
 }
 
 impl Row<'_> {
