@@ -180,7 +180,9 @@ fn eval_questions(
 /// The manifests of benchmarks by name, or all of them.
 fn manifests(names: &[String]) -> Result<Vec<Manifest>> {
     match names {
-        [all] if all == "all" => Ok(Manifest::all()?.into_iter().filter(|manifest| manifest.role == Role::Benchmark).collect()),
+        [all] if all == "all" => {
+            Ok(Manifest::all()?.into_iter().filter(|manifest| manifest.role == Role::Benchmark).collect())
+        }
         names => names.iter().map(|name| Manifest::by_name(name)).collect(),
     }
 }

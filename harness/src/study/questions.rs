@@ -4,8 +4,8 @@ use super::RunConfig;
 use crate::bench::tiny::{FAMILIES, Split, generate};
 use crate::bench::{self, Loaded, Manifest, RowCheck, Source};
 use crate::config::Origin;
-use crate::model::checkpoint::CONFIG;
 use crate::hub::{self, Hub, Repo, Wanted};
+use crate::model::checkpoint::CONFIG;
 use crate::progress::{Interrupted, Progress};
 use crate::rollout::Policy;
 use crate::settings::{CheckpointSettings, DataSettings, WorldSettings};
@@ -137,8 +137,10 @@ pub fn without_long_prompts(
         if progress.stop_requested() {
             return Err(Interrupted.into());
         }
-        let tokens: Vec<usize> =
-            chunk.par_iter().map(|question| policy.renderer.prompt_tokens(question)).collect::<Result<_>>()?;
+        let tokens: Vec<usize> = chunk
+            .par_iter()
+            .map(|question| policy.renderer.prompt_tokens(question))
+            .collect::<Result<_>>()?;
         longest = tokens.iter().copied().fold(longest, usize::max);
         let short = chunk.iter().zip(&tokens).filter(|(_, tokens)| **tokens <= limit);
         kept.extend(short.map(|(question, _)| question.clone()));

@@ -140,8 +140,10 @@ impl<'a> Catalogue<'a> {
 
 impl Source for Catalogue<'_> {
     fn take(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
-        let (shard, own_name) =
-            self.places.get(name).with_context(|| format!("tensor {name:?} is missing from the checkpoint"))?;
+        let (shard, own_name) = self
+            .places
+            .get(name)
+            .with_context(|| format!("tensor {name:?} is missing from the checkpoint"))?;
         let shard = &self.shards[*shard];
         let found = &shard.tensors[own_name].shape;
         ensure!(found == shape, "tensor {own_name:?} of {} has shape {found:?}, not {shape:?}", shard.name);
