@@ -132,8 +132,9 @@ pub(super) fn eval(args: &EvalArgs) -> Result<()> {
         cell.mark_done()?;
     }
     let lines = cell.samples()?.context("the evaluation left no samples")?;
-    let names = benchmarks.into_iter().map(|(name, _)| name).collect();
-    println!("{}", eval_table(&config, names, &lines)?.terminal(COLUMNS));
+    let names: Vec<String> = benchmarks.into_iter().map(|(name, _)| name).collect();
+    let expected = if args.benchmarks.is_empty() { vec![] } else { study::manifest_rows(&names, &args.source)? };
+    println!("{}", eval_table(&config, names, &expected, &lines)?.terminal(COLUMNS));
     println!("{}", counts(&lines));
     println!("samples: {}", cell.dir().join("samples.jsonl").display());
     Ok(())
@@ -187,7 +188,12 @@ fn manifests(names: &[String]) -> Result<Vec<Manifest>> {
     }
 }
 
-fn eval_table(config: &RunConfig, benchmarks: Vec<String>, lines: &[SampleLine]) -> Result<Table> {
+fn eval_table(
+    config: &RunConfig,
+    benchmarks: Vec<String>,
+    expected: &[(String, usize)],
+    lines: &[SampleLine],
+) -> Result<Table> {
     let scores = ItemScore::from_lines("model", config.seed, lines, config.eval.samples)?;
     let arms = [Arm { key: "model".into(), label: "Model".into(), state: ArmState::Measured(scores) }];
     let spec = TableSpec {
@@ -197,7 +203,7 @@ fn eval_table(config: &RunConfig, benchmarks: Vec<String>, lines: &[SampleLine])
         seeds: config.seed.to_string(),
         config_hashes: vec![],
         protocol: config.eval.in_words(),
-        notes: vec![],
+        notes: study::row_notes(expected, &arms),
         benchmarks,
         baseline: "model".into(),
         samples: config.eval.samples,
