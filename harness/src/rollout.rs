@@ -6,8 +6,8 @@
 use crate::grade::grade_response;
 use crate::image::{Alpha, AreaRule, Patches, Processor, patches, prepare};
 use crate::model::checkpoint::{
-    self, CHAT_TEMPLATE, CHAT_TEMPLATE_JINJA, CONFIG, Files, GENERATION, PREPROCESSOR, PROCESSOR, SaveSettings,
-    TOKENIZER, TOKENIZER_CONFIG, WEIGHTS, WeightType,
+    self, CHAT_TEMPLATE, CHAT_TEMPLATE_JINJA, CONFIG, Files, GENERATION, PREPROCESSOR, PROCESSOR,
+    SaveSettings, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS, WeightType,
 };
 use crate::model::{Completion, Model, Prompt, Tree};
 use crate::perturb::corrupt;
@@ -157,7 +157,8 @@ impl Renderer {
 /// The text of one of a checkpoint's files.
 fn text_of<'a>(files: &'a Files, name: &str) -> Result<Option<&'a str>> {
     let file = files.iter().find(|(found, _)| found == name);
-    file.map(|(_, bytes)| std::str::from_utf8(bytes).with_context(|| format!("{name} is not UTF-8"))).transpose()
+    file.map(|(_, bytes)| std::str::from_utf8(bytes).with_context(|| format!("{name} is not UTF-8")))
+        .transpose()
 }
 
 /// The chat template, looked for in the order of transformers' processor, then in the tokenizer's configuration.
