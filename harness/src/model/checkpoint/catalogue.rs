@@ -100,8 +100,8 @@ impl<'a> Catalogue<'a> {
     pub fn check(&self, inventory: &Inventory, tied: bool) -> Result<()> {
         let missing = inventory.keys().filter(|name| !self.places.contains_key(*name));
         let missing = missing.map(|name| format!("{name:?}"));
-        let is_extra = |name: &str| !inventory.contains_key(name) && !(tied && name == HEAD);
-        let extra = self.places.iter().filter(|(name, _)| is_extra(name));
+        let is_known = |name: &String| inventory.contains_key(name) || (tied && name == HEAD);
+        let extra = self.places.iter().filter(|(name, _)| !is_known(name));
         let extra = extra.map(|(_, (shard, name))| format!("{name:?} in {}", self.shards[*shard].name));
         let shapes = inventory.iter().filter_map(|(original, expected)| {
             let (shard, name) = self.places.get(original)?;
