@@ -1,9 +1,10 @@
-//! Which files a pattern names. The only special character is `*`.
+//! Which files a pattern names. Special are `*`, and a `?` at the end: the pattern may name nothing.
 
 use anyhow::{Result, bail};
 
 /// Whether `path` matches `pattern`, in which `*` stands for any characters, `/` among them.
 pub(super) fn matches(pattern: &str, path: &str) -> bool {
+    let pattern = pattern.strip_suffix('?').unwrap_or(pattern);
     let Some((head, rest)) = pattern.split_once('*') else { return pattern == path };
     let Some(mut path) = path.strip_prefix(head) else { return false };
     let mut pieces: Vec<&str> = rest.split('*').collect();
@@ -17,14 +18,14 @@ pub(super) fn matches(pattern: &str, path: &str) -> bool {
     path.ends_with(last)
 }
 
-/// Keeps what some pattern names. A pattern that names nothing is an error; `of` says in what it was looked for.
+/// Keeps what some pattern names. A pattern that must name something and does not is an error; `of` says in what it was looked for.
 pub(super) fn select<T>(
     patterns: &[String],
     items: Vec<T>,
     path: fn(&T) -> &str,
     of: &str,
 ) -> Result<Vec<T>> {
-    for pattern in patterns {
+    for pattern in patterns.iter().filter(|pattern| !pattern.ends_with('?')) {
         if !items.iter().any(|item| matches(pattern, path(item))) {
             let some: Vec<&str> = items.iter().take(5).map(path).collect();
             bail!(
@@ -73,6 +74,8 @@ mod tests {
         let files = vec!["a.json".to_owned(), "b.json".to_owned()];
         let path: fn(&String) -> &str = |name| name;
         assert_eq!(select(&["b*".to_owned()], files.clone(), path, "x").unwrap(), ["b.json"]);
+        let optional = ["b*?", "c*?"].map(str::to_owned);
+        assert_eq!(select(&optional, files.clone(), path, "x").unwrap(), ["b.json"]);
         let error = select(&["*.json".to_owned(), "c".to_owned()], files, path, "dataset a/b").unwrap_err();
         assert_eq!(
             error.to_string(),

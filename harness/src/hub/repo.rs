@@ -83,7 +83,8 @@ impl fmt::Display for Repo {
 pub struct Wanted {
     /// The repository.
     pub repo: Repo,
-    /// Paths within it; `*` stands for any characters, `/` among them. Every pattern must match a file.
+    /// Paths within it; `*` stands for any characters, `/` among them. Every pattern must match a
+    /// file, unless it ends in `?`.
     pub files: Vec<String>,
     /// The licence where the caller knows it better than the hub's card.
     pub licence: Option<String>,

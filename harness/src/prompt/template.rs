@@ -67,7 +67,16 @@ impl ChatTemplate {
             places == images,
             "{places} {IMAGE_PLACE} places for {images} pictures: the problem must have one place per picture"
         );
-        let message = context! { role => "user", content => content(&pieces) };
+        let mut prompt = self.render_content(content(&pieces))?;
+        if places == 0 && !holds(&prompt, &pieces) {
+            prompt = self.render_content(parts(&pieces))?;
+        }
+        ensure!(holds(&prompt, &pieces), "the chat template leaves out text of the question");
+        Ok(prompt)
+    }
+
+    fn render_content(&self, content: Value) -> Result<String> {
+        let message = context! { role => "user", content => content };
         let template = self.environment.get_template(NAME)?;
         let nothing = Value::from(());
         template
@@ -81,11 +90,22 @@ impl ChatTemplate {
     }
 }
 
-/// What the message holds: its text, or, with pictures, its parts: pictures between the texts, empty texts left out.
+/// Whether a prompt has every piece of the question: a template that expects parts renders a plain text to nothing,
+/// without an error, and the other way round.
+fn holds(prompt: &str, pieces: &[&str]) -> bool {
+    pieces.iter().all(|piece| prompt.contains(piece.trim()))
+}
+
+/// What the message holds: its text, or, with pictures, its parts (as the reference).
 fn content(pieces: &[&str]) -> Value {
-    if let [text] = pieces {
-        return Value::from(*text);
+    match pieces {
+        [text] => Value::from(*text),
+        _ => parts(pieces),
     }
+}
+
+/// Pictures between the texts, empty texts left out.
+fn parts(pieces: &[&str]) -> Value {
     let mut parts = Vec::new();
     for (index, &text) in pieces.iter().enumerate() {
         if index > 0 {

@@ -3,7 +3,7 @@
 //! Memory and operations are computed by the formulas of [`crate::cost`]; times come from `results/timing.csv`, which
 //! says for each where it was measured.
 
-use super::questions::{checkpoint_files, wanted_dataset};
+use super::questions::{checkpoint_files, expected_rows, wanted_dataset};
 use super::{Plan, RunConfig, find};
 use crate::bench::Manifest;
 use crate::config::Origin;
@@ -197,27 +197,25 @@ fn training(config: &RunConfig) -> Result<Vec<String>> {
     ])
 }
 
-fn evaluation(config: &RunConfig) -> Result<Vec<String>> {
-    let items: u64 = match config.origin()? {
-        Origin::Made { world, .. } => (crate::bench::tiny::FAMILIES.len() * world.eval_items) as u64,
-        Origin::Hub { data, .. } => {
-            let rows = |name: &String| {
-                Ok(Manifest::by_name(name)?.source(Some(&data.eval_source))?.expected.kept as u64)
-            };
-            data.benchmarks.iter().map(rows).sum::<Result<u64>>()?
-        }
+/// Items and greatest number of response tokens of an evaluation.
+fn evaluation_size(config: &RunConfig) -> Result<(u64, u64)> {
+    let rows = match config.origin()? {
+        Origin::Made { world, .. } => vec![world.eval_items; crate::bench::tiny::FAMILIES.len()],
+        Origin::Hub { .. } => expected_rows(config)?.into_iter().map(|(_, rows)| rows).collect(),
     };
-    let samples = u64::from(config.eval.samples);
+    let limit = if config.eval.items == 0 { usize::MAX } else { config.eval.items };
+    let items = rows.into_iter().map(|rows| rows.min(limit) as u64).sum::<u64>();
     let longest = config.eval.sampling.max_new_tokens as u64;
-    Ok(vec![
-        format!("{} items x {samples} samples{}", thousands(items), limit(config.eval.items)),
-        format!("at most {} response tokens", thousands(items * samples * longest)),
-        format!("protocol {}", config.eval.in_words()),
-    ])
+    Ok((items, items * u64::from(config.eval.samples) * longest))
 }
 
-fn limit(items: usize) -> String {
-    if items == 0 { String::new() } else { format!(" (at most {items} items per benchmark)") }
+fn evaluation(config: &RunConfig) -> Result<Vec<String>> {
+    let (items, tokens) = evaluation_size(config)?;
+    Ok(vec![
+        format!("{} items x {} samples", thousands(items), config.eval.samples),
+        format!("at most {} response tokens", thousands(tokens)),
+        format!("protocol {}", config.eval.in_words()),
+    ])
 }
 
 fn memory_of(config: &RunConfig) -> Result<Memory> {
@@ -269,7 +267,12 @@ fn times(configs: &[RunConfig]) -> Result<Vec<String>> {
         }
     }
     if let Some(config) = configs.first() {
-        lines.push(time(&table, &config.scale, &["evaluation"], "evaluation of each cell", 1));
+        let (_, tokens) = evaluation_size(config)?;
+        let name = "evaluation of each cell";
+        lines.push(match table.iter().any(|row| row.scale == config.scale && row.what == "response_token") {
+            true => time(&table, &config.scale, &["response_token"], &format!("{name}, at most"), tokens),
+            false => time(&table, &config.scale, &["evaluation"], name, 1),
+        });
     }
     Ok(lines)
 }
@@ -299,7 +302,7 @@ pub(super) fn needs_gpu(config: &RunConfig, checkpoint: &CheckpointSettings) -> 
         "scale {} trains {} on NVIDIA GPUs with about {needed:.0} GiB of memory in all (by formula), and this build of \
          harness runs on the processor only. `--dry-run` prints the whole plan; `--scale tiny` does the same job with a \
          small model in minutes; --set checkpoint.device=cpu --set checkpoint.dtype=f32 --set \
-         checkpoint.optimizer_state=f32 takes the processor, which for a model of this size means weeks",
+         checkpoint.optimizer_state=f32 takes the processor, which is no way for a model of this size",
         config.scale, checkpoint.repo
     )
 }

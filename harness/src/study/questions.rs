@@ -18,8 +18,8 @@ use std::path::PathBuf;
 /// Evaluation questions by benchmark, in the order of the table's columns.
 pub type Benchmarks = Vec<(String, Vec<Example>)>;
 
-/// Files of a checkpoint that are needed.
-const CHECKPOINT_FILES: [&str; 3] = ["*.safetensors", "*.json", "*.jinja"];
+/// Files of a checkpoint that are needed; older repositories have no template of its own.
+const CHECKPOINT_FILES: [&str; 3] = ["*.safetensors", "*.json", "*.jinja?"];
 
 /// Where files of the hub come from, and how strictly they are taken.
 #[derive(Clone, Debug)]
