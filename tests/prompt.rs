@@ -20,10 +20,22 @@ fn rows<T: serde::de::DeserializeOwned>(path: &Path) -> Vec<T> {
     text(path).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// The folder of the hub's tokenizer, where it is at hand (7 MB; not part of this repository).
+/// The checkpoints `qwen2_5_vl_*` of `HARNESS_EXTRA_GOLDEN` that have expected figures, in the order of their names.
+pub fn hub_checkpoints() -> Vec<PathBuf> {
+    let Some(extra) = extra_golden() else { return Vec::new() };
+    let entries = std::fs::read_dir(&extra).unwrap_or_else(|error| panic!("{}: {error}", extra.display()));
+    let mut folders: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    folders.retain(|folder| {
+        let name = folder.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with("qwen2_5_vl_") && folder.join("expected.json").exists()
+    });
+    folders.sort();
+    folders
+}
+
+/// One with the hub's tokenizer, where it is at hand (7 MB; not part of this repository).
 fn hub_checkpoint() -> Option<PathBuf> {
-    let folder = extra_golden()?.join("qwen2_5_vl_tiny");
-    folder.join("tokenizer.json").exists().then_some(folder)
+    hub_checkpoints().into_iter().next()
 }
 
 fn hub_tokenizer(folder: &Path) -> Tokenizer {
@@ -160,10 +172,13 @@ struct Sample {
 }
 
 #[test]
-fn golden_prompts_of_the_tiny_checkpoint() {
-    let Some(folder) = hub_checkpoint() else { return };
-    let tokenizer = hub_tokenizer(&folder);
-    let template = hub_template(&folder);
+fn golden_prompts_of_checkpoints() {
+    hub_checkpoints().iter().for_each(|folder| check_prompts(folder));
+}
+
+fn check_prompts(folder: &Path) {
+    let tokenizer = hub_tokenizer(folder);
+    let template = hub_template(folder);
     let processor = Processor::from_json(&text(&folder.join("preprocessor_config.json"))).unwrap();
     let expected: Expected = serde_json::from_str(&text(&folder.join("expected.json"))).unwrap();
     assert_eq!(expected.instruction, format!("\n\n{INSTRUCTION}"));

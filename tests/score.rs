@@ -1,7 +1,7 @@
 //! Scoring of given responses: an untrained model in the tests that run always, and transformers' figures on the
 //! checkpoints `qwen2_5_vl_*` of `HARNESS_EXTRA_GOLDEN`.
 
-use crate::image::extra_golden;
+use crate::prompt::hub_checkpoints;
 use crate::run::{harness, refused, succeeds};
 use harness::bench::responses;
 use harness::config::{Scale, Study};
@@ -425,15 +425,26 @@ fn disagreements(folder: &Path) -> Vec<String> {
     let place = tempfile::tempdir().unwrap();
     let (input, output) = (place.path().join("rows.jsonl"), place.path().join("scores.jsonl"));
     write_rows(&input, &samples.iter().map(row).collect::<Vec<_>>());
-    let mut run = harness(["score", "--model"]);
-    run.arg(folder).arg("--input").arg(&input).arg("--output").arg(&output);
-    for (flag, key) in [("--min-pixels", "min_pixels"), ("--max-pixels", "max_pixels")] {
-        run.arg(flag).arg(expected[key].to_string());
-    }
-    succeeds(run);
-    let written = fs::read_to_string(&output).unwrap();
-    let lines: Vec<Value> = written.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let run = |more: &[&str]| -> Vec<Value> {
+        let mut run = harness(["score", "--model"]);
+        run.arg(folder).arg("--input").arg(&input).arg("--output").arg(&output).args(more);
+        for (flag, key) in [("--min-pixels", "min_pixels"), ("--max-pixels", "max_pixels")] {
+            run.arg(flag).arg(expected[key].to_string());
+        }
+        succeeds(run);
+        let written = fs::read_to_string(&output).unwrap();
+        written.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let lines = run(&[]);
     assert_eq!(lines.len(), samples.len());
+    for (line, plain) in run(&["--corruption", "patches"]).iter().zip(&lines) {
+        assert!(difference(&line["logp"], &plain["logp"]) < 1e-3);
+        for (name, values) in line["dependency"].as_object().unwrap() {
+            let values: Vec<f64> = serde_json::from_value(values.clone()).unwrap();
+            let zero = values.iter().all(|&value| value == 0.0);
+            assert_eq!(zero, line["image_grid_thw"] == json!([]), "{name}: {values:?}");
+        }
+    }
     let mut found = Vec::new();
     for (i, (line, sample)) in lines.iter().zip(samples).enumerate() {
         for key in ["image_grid_thw", "prompt_ids", "response_ids"] {
@@ -453,14 +464,6 @@ fn disagreements(folder: &Path) -> Vec<String> {
 
 #[test]
 fn golden_scores() {
-    let Some(extra) = extra_golden() else { return };
-    let mut folders: Vec<PathBuf> =
-        fs::read_dir(&extra).unwrap().map(|entry| entry.unwrap().path()).collect();
-    folders.retain(|folder| {
-        let name = folder.file_name().unwrap().to_string_lossy();
-        name.starts_with("qwen2_5_vl_") && folder.join("expected.json").exists()
-    });
-    folders.sort();
-    let found: Vec<String> = folders.iter().flat_map(|folder| disagreements(folder)).collect();
+    let found: Vec<String> = hub_checkpoints().iter().flat_map(|folder| disagreements(folder)).collect();
     assert!(found.is_empty(), "{}", found.join("\n"));
 }
