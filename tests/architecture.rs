@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Every module and its level. A module uses its own level and those below.
-const LEVELS: [(&str, u8); 25] = [
+const LEVELS: [(&str, u8); 26] = [
     ("types", 0),
     ("settings", 0),
     ("rng", 0),
@@ -18,6 +18,7 @@ const LEVELS: [(&str, u8); 25] = [
     ("perturb", 1),
     ("image", 1),
     ("prompt", 1),
+    ("cost", 1),
     ("model", 2),
     ("bench", 2),
     ("hub", 2),

@@ -10,11 +10,15 @@ mod cli;
 mod end_to_end;
 mod grade;
 mod hub;
+#[cfg(feature = "candle")]
+mod hub_scale;
 mod image;
 #[cfg(feature = "candle")]
 mod model;
 #[cfg(feature = "candle")]
 mod parity;
+#[cfg(feature = "candle")]
+mod plan;
 mod prompt;
 mod report;
 mod results;

@@ -55,6 +55,7 @@ fn spec(benchmarks: Vec<String>, paper: Vec<harness::report::PaperRow>) -> Table
         scale: "synthetic".into(),
         seeds: "1, 2".into(),
         config_hashes: vec!["dapo 0123abcd".into(), "vppo 4567ef00".into()],
+        protocol: "own: temperature 1".into(),
         notes: vec!["Synthetic lines, made for a test.".into()],
         benchmarks,
         baseline: "dapo".into(),

@@ -2,11 +2,12 @@
 
 use crate::run::reference;
 use harness::algo::{Aggregation, Algorithm, Ceiling, PRESETS, Scope};
+use harness::bench::RowCheck;
 use harness::config::{Scale, Study};
 use harness::progress::Silent;
 use harness::rollout::Policy;
 use harness::store::Store;
-use harness::study::{RunConfig, World, base_policy};
+use harness::study::{Questions, RunConfig, Sources, base_policy};
 use harness::train::{Figures, Recipe, Trainer};
 use safetensors::SafeTensors;
 use std::collections::BTreeMap;
@@ -16,7 +17,9 @@ fn setting() -> (RunConfig, Policy) {
     let (scale, study) = (Scale::load("smoke").unwrap(), Study::load("main").unwrap());
     let config = RunConfig::resolve(&scale, &study, "vppo", 1, &[]).unwrap();
     let store = Store::open(reference().out().join("runs")).unwrap();
-    let base = base_policy(&config, &store, &Silent).unwrap();
+    let hub = harness::hub::Settings::from_env("no.lock".into()).unwrap();
+    let sources = Sources { hub, folder: None, rows: RowCheck::Refuse };
+    let base = base_policy(&config, &sources, &store, &Silent).unwrap();
     let mut config = config;
     config.train.mini_batch_prompts = config.train.prompts_per_step;
     config.train.max_refills = 1;
@@ -25,7 +28,7 @@ fn setting() -> (RunConfig, Policy) {
 
 /// One step of an algorithm: its figures and the optimiser's state after it.
 fn one_step(config: &RunConfig, algorithm: &Algorithm, base: &Policy) -> (Figures, Vec<u8>) {
-    let world = World(&config.world);
+    let world = Questions::World(config.world.clone().unwrap());
     let recipe = Recipe {
         algorithm,
         train: &config.train,

@@ -22,7 +22,7 @@
 //! | 4 | [`config`] [`study`] [`report`] | settings to cells, lines to tables |
 //! | 3 | [`train`] [`eval`] [`rollout`] [`score`] [`warm_start`] | the loops |
 //! | 2 | [`model`] [`mod@bench`] [`hub`] [`store`] | tensors, questions, downloads, files |
-//! | 1 | [`grade`] [`algo`] [`stats`] [`perturb`] [`image`] [`prompt`] | pure functions |
+//! | 1 | [`grade`] [`algo`] [`stats`] [`perturb`] [`image`] [`prompt`] [`cost`] | pure functions |
 //! | 0 | [`types`] [`settings`] [`progress`] [`rng`] | plain data |
 //!
 //! What each may *not* do, tested by `tests/architecture.rs`: only [`model`] names the tensor library; only [`mod@bench`],
@@ -41,6 +41,7 @@ pub mod bench;
 #[cfg(feature = "candle")]
 pub mod cli;
 pub mod config;
+pub mod cost;
 #[cfg(feature = "candle")]
 pub mod eval;
 pub mod grade;

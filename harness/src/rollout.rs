@@ -4,9 +4,10 @@
 //! not know which algorithm trains it, nor which benchmark a question comes from.
 
 use crate::grade::grade_response;
-use crate::image::{Alpha, AreaRule, Patches, Processor, patches, prepare};
+use crate::image::{Alpha, AreaRule, Patches, Processor, grid, patches, prepare};
 use crate::model::checkpoint::{
-    CHAT_TEMPLATE, CONFIG, Files, GENERATION, PREPROCESSOR, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS,
+    self, CHAT_TEMPLATE, CHAT_TEMPLATE_JINJA, CONFIG, Files, GENERATION, PREPROCESSOR, PROCESSOR, SaveSettings,
+    TOKENIZER, TOKENIZER_CONFIG, WEIGHTS, WeightType,
 };
 use crate::model::{Completion, Model, Prompt, Tree};
 use crate::perturb::corrupt;
@@ -17,9 +18,11 @@ use crate::types::{Example, Outcome, SampleLine};
 use anyhow::{Context, Result};
 use rayon::prelude::*;
 use serde_json::Value;
+use std::path::Path;
 use std::sync::Arc;
 
 /// How questions become prompts: everything of a checkpoint but the model.
+#[derive(Clone)]
 pub struct Renderer {
     /// The checkpoint's tokenizer.
     pub tokenizer: Tokenizer,
@@ -75,18 +78,11 @@ pub struct Group {
 impl Renderer {
     /// The text side of a checkpoint's files. `area` replaces the processor's own limits before it sees a picture.
     pub fn from_files(files: Files, instruction: &str, area: Option<AreaRule>) -> Result<Self> {
-        let text = |name: &str| -> Result<Option<&str>> {
-            let file = files.iter().find(|(n, _)| n == name);
-            file.map(|(_, bytes)| std::str::from_utf8(bytes).with_context(|| format!("{name} is not UTF-8")))
-                .transpose()
-        };
+        let text = |name: &str| text_of(&files, name);
         let needed = |name: &str| text(name)?.with_context(|| format!("the checkpoint has no {name}"));
         let tokenizer = Tokenizer::from_json(needed(TOKENIZER)?).context(TOKENIZER)?;
-        let template = match text(CHAT_TEMPLATE)? {
-            Some(template) => ChatTemplate::from_json(template).context(CHAT_TEMPLATE)?,
-            None => ChatTemplate::from_json(needed(TOKENIZER_CONFIG)?).context(TOKENIZER_CONFIG)?,
-        };
-        let processor = Processor::from_json(needed(PREPROCESSOR)?).context(PREPROCESSOR)?;
+        let template = chat_template(&files)?;
+        let processor = picture_processor(&files)?;
         let config: Value = serde_json::from_str(needed(CONFIG)?).context(CONFIG)?;
         let generation: Value =
             serde_json::from_str(text(GENERATION)?.unwrap_or("{}")).context(GENERATION)?;
@@ -153,9 +149,57 @@ impl Renderer {
         Ok(Prompt { ids: tokens.ids, pictures })
     }
 
+    /// Length of a question's prompt in tokens, without decoding its pictures' pixels.
+    ///
+    /// # Errors
+    /// As for [`Renderer::prompt`], as far as a picture's header tells.
+    pub fn prompt_tokens(&self, example: &Example) -> Result<usize> {
+        let item = || format!("item {:?} of {}", example.id, example.benchmark);
+        let grids: Vec<[usize; 3]> = example
+            .images
+            .iter()
+            .map(|picture| grid(picture, self.area, &self.processor))
+            .collect::<Result<_>>()
+            .with_context(item)?;
+        let text = self.template.render(&example.problem, grids.len(), &self.instruction).with_context(item)?;
+        Ok(encode_prompt(&self.tokenizer, &text, &grids, self.processor.merge_size).with_context(item)?.ids.len())
+    }
+
     /// The text of a response, special tokens left out.
     pub fn text(&self, ids: &[u32]) -> Result<String> {
         self.tokenizer.decode_text(ids)
+    }
+}
+
+/// The text of one of a checkpoint's files.
+fn text_of<'a>(files: &'a Files, name: &str) -> Result<Option<&'a str>> {
+    let file = files.iter().find(|(found, _)| found == name);
+    file.map(|(_, bytes)| std::str::from_utf8(bytes).with_context(|| format!("{name} is not UTF-8"))).transpose()
+}
+
+/// The chat template, looked for in the order of transformers' processor, then in the tokenizer's configuration.
+fn chat_template(files: &Files) -> Result<ChatTemplate> {
+    if let Some(template) = text_of(files, CHAT_TEMPLATE)? {
+        return ChatTemplate::from_json(template).context(CHAT_TEMPLATE);
+    }
+    if let Some(template) = text_of(files, CHAT_TEMPLATE_JINJA)? {
+        return ChatTemplate::new(template).context(CHAT_TEMPLATE_JINJA);
+    }
+    let config = text_of(files, TOKENIZER_CONFIG)?.with_context(|| {
+        format!("the checkpoint has no chat template: no {CHAT_TEMPLATE}, {CHAT_TEMPLATE_JINJA} or {TOKENIZER_CONFIG}")
+    })?;
+    ChatTemplate::from_json(config).context(TOKENIZER_CONFIG)
+}
+
+/// The picture processor: as in transformers, the file of all processors goes before that of this one.
+fn picture_processor(files: &Files) -> Result<Processor> {
+    let all = text_of(files, PROCESSOR)?.filter(|text| text.contains("\"image_processor\""));
+    match (all, text_of(files, PREPROCESSOR)?) {
+        (Some(all), _) => Processor::from_json(all).context(PROCESSOR),
+        (None, Some(own)) => Processor::from_json(own).context(PREPROCESSOR),
+        (None, None) => anyhow::bail!(
+            "the checkpoint describes no picture processor: no {PREPROCESSOR}, and no image_processor in {PROCESSOR}"
+        ),
     }
 }
 
@@ -168,7 +212,27 @@ fn ids(value: &Value) -> Vec<u32> {
 }
 
 impl Policy {
-    /// The policy of a checkpoint's files.
+    /// Opens a checkpoint directory in the hub's layout, old or new. `area` replaces the picture processor's own
+    /// limits. Peak memory is little more than the model's, in f32.
+    ///
+    /// # Errors
+    /// Those of [`checkpoint::open`], and files of the text side that are missing or unusable.
+    pub fn open(dir: &Path, instruction: &str, area: Option<AreaRule>) -> Result<Self> {
+        let renderer = || Renderer::from_files(checkpoint::read_companions(dir)?, instruction, area);
+        let renderer = renderer().with_context(|| format!("checkpoint {}", dir.display()))?;
+        Ok(Self { model: checkpoint::open(dir)?, renderer: Arc::new(renderer) })
+    }
+
+    /// Writes a checkpoint directory in the hub's original layout, which transformers opens as well: the files this
+    /// policy came with, and its present weights.
+    ///
+    /// # Errors
+    /// Those of [`checkpoint::save`].
+    pub fn save(&self, dir: &Path, settings: &SaveSettings) -> Result<()> {
+        checkpoint::save(dir, &self.renderer.files, &self.model, settings)
+    }
+
+    /// The policy of a checkpoint's files in memory; the weights are one file.
     pub fn from_files(files: Files, instruction: &str, area: Option<AreaRule>) -> Result<Self> {
         let file = |name: &str| {
             let found = files.iter().find(|(n, _)| n == name);
@@ -179,11 +243,21 @@ impl Policy {
         Ok(Self { model, renderer: Arc::new(Renderer::from_files(files, instruction, area)?) })
     }
 
-    /// The files of a checkpoint with the model's present weights.
+    /// The files of a checkpoint with the model's present weights, in f32 and in one file.
     pub fn to_files(&self) -> Result<Files> {
-        let mut files = self.renderer.files.clone();
+        let mut files = checkpoint::files_for(&self.renderer.files, WeightType::F32)?;
         files.push((WEIGHTS.into(), self.model.to_bytes()?));
         Ok(files)
+    }
+
+    /// Shows pictures within another range of areas.
+    pub fn set_area(&mut self, area: AreaRule) {
+        Arc::make_mut(&mut self.renderer).area = area;
+    }
+
+    /// Treats transparency in another way.
+    pub fn set_alpha(&mut self, alpha: Alpha) {
+        Arc::make_mut(&mut self.renderer).alpha = alpha;
     }
 
     /// Samples `n` completions per question and grades them; `at(item, sample)` gives the random stream of each.

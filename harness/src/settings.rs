@@ -131,6 +131,105 @@ pub struct EvalSettings {
     pub sampling: Sampling,
     /// Sequences decoded at a time; changes memory and speed, never a draw.
     pub batch: usize,
+    /// The protocol that these settings follow; recorded with every number. None is the same as [`Protocol::Own`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<Protocol>,
+    /// Picture areas of the evaluation where they are not those of training.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pictures: Option<PixelRange>,
+}
+
+/// The evaluation protocols that have a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Protocol {
+    /// Whatever the settings say.
+    Own,
+    /// The paper's own words (section 4, App. B): temperature 1, top-p 1, the whole vocabulary, pictures as in
+    /// training; 2,048 new tokens at 7B and 4,096 at 32B.
+    Paper,
+    /// What the authors' evaluation script leaves in force (PAPO-Eval): also top-k 50, pictures of 1,024 to
+    /// 589,824 pixels and 2,048 new tokens.
+    PapoEval,
+}
+
+/// Allowed picture areas, in pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PixelRange {
+    /// Smaller pictures are enlarged to about this area.
+    pub min_pixels: usize,
+    /// Larger pictures are reduced to at most this area.
+    pub max_pixels: usize,
+}
+
+impl Protocol {
+    /// All protocols, in the order in which they are explained.
+    pub const ALL: [Protocol; 3] = [Protocol::Own, Protocol::Paper, Protocol::PapoEval];
+
+    /// The name used on the command line and in files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Protocol::Own => "own",
+            Protocol::Paper => "paper",
+            Protocol::PapoEval => "papo-eval",
+        }
+    }
+
+    /// The settings that select the protocol, as `key=value`. `paper` leaves the length limit, which the paper states
+    /// per model size, to the scale.
+    pub fn settings(self) -> &'static [&'static str] {
+        match self {
+            Protocol::Own => &["eval.protocol=own"],
+            Protocol::Paper => &[
+                "eval.protocol=paper",
+                "eval.sampling.temperature=1.0",
+                "eval.sampling.top_p=1.0",
+                "eval.sampling.top_k=0",
+            ],
+            Protocol::PapoEval => &[
+                "eval.protocol=papo-eval",
+                "eval.sampling.temperature=1.0",
+                "eval.sampling.top_p=1.0",
+                "eval.sampling.top_k=50",
+                "eval.sampling.max_new_tokens=2048",
+                "eval.pictures.min_pixels=1024",
+                "eval.pictures.max_pixels=589824",
+            ],
+        }
+    }
+
+    /// Whether settings follow this protocol.
+    pub fn is_followed_by(self, settings: &EvalSettings) -> bool {
+        let Sampling { temperature, top_p, top_k, max_new_tokens } = settings.sampling;
+        let plain = temperature == 1.0 && top_p == 1.0;
+        match self {
+            Protocol::Own => true,
+            Protocol::Paper => {
+                plain && top_k == 0 && [2048, 4096].contains(&max_new_tokens) && settings.pictures.is_none()
+            }
+            Protocol::PapoEval => {
+                let pictures = PixelRange { min_pixels: 1_024, max_pixels: 589_824 };
+                plain && top_k == 50 && max_new_tokens == 2048 && settings.pictures == Some(pictures)
+            }
+        }
+    }
+}
+
+impl EvalSettings {
+    /// The protocol in words, for the footer of a table.
+    pub fn in_words(&self) -> String {
+        let name = self.protocol.unwrap_or(Protocol::Own).name();
+        let Sampling { temperature, top_p, top_k, max_new_tokens } = &self.sampling;
+        let top_k = if *top_k == 0 { "off".to_owned() } else { top_k.to_string() };
+        let pictures = self.pictures.map_or("as in training".to_owned(), |range| {
+            format!("{} to {} pixels", range.min_pixels, range.max_pixels)
+        });
+        format!(
+            "{name}: temperature {temperature}, top-p {top_p}, top-k {top_k}, at most {max_new_tokens} new tokens, \
+             pictures {pictures}"
+        )
+    }
 }
 
 /// The generated picture questions.
@@ -167,7 +266,105 @@ pub struct WarmStart {
     pub warmup_steps: u64,
 }
 
-/// Sizes of a Qwen2.5-VL model made from scratch (the fields of the hub's config.json that differ by size).
+/// A base model from the hub.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CheckpointSettings {
+    /// Repository, `owner/name`.
+    pub repo: String,
+    /// Branch, tag or commit; the lock file pins the commit.
+    pub revision: String,
+    /// Rows of its embedding.
+    pub vocab_size: usize,
+    /// Where it runs.
+    pub device: Device,
+    /// Type of weights, gradients and activations.
+    pub dtype: Dtype,
+    /// How AdamW keeps its state.
+    pub optimizer_state: OptimizerState,
+}
+
+/// Where a model runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Device {
+    /// The processor.
+    Cpu,
+    /// NVIDIA GPUs.
+    Cuda,
+}
+
+/// Type of a model's numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Dtype {
+    /// 32 bits (the only type on the processor).
+    F32,
+    /// 16 bits with the exponent of f32 (the reference).
+    Bf16,
+}
+
+impl Dtype {
+    /// Bytes per number.
+    pub fn bytes(self) -> u64 {
+        match self {
+            Dtype::F32 => 4,
+            Dtype::Bf16 => 2,
+        }
+    }
+}
+
+/// What AdamW keeps between updates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OptimizerState {
+    /// Both moments in f32 (the only choice on the processor).
+    F32,
+    /// Both moments and a Kahan compensation in bf16 (the reference's `adamw_bf16`).
+    Bf16Kahan,
+}
+
+impl OptimizerState {
+    /// Bytes per weight.
+    pub fn bytes(self) -> u64 {
+        match self {
+            OptimizerState::F32 => 8,
+            OptimizerState::Bf16Kahan => 6,
+        }
+    }
+}
+
+/// Training set and benchmarks from the hub, by the names of their manifests (`datasets/`).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataSettings {
+    /// Training set.
+    pub train: String,
+    /// Which of its sources.
+    pub train_source: String,
+    /// Benchmarks, in the order of the tables.
+    pub benchmarks: Vec<String>,
+    /// Which of their sources.
+    pub eval_source: String,
+    /// Training questions whose prompt is longer, in tokens, are left out and counted (4,096 in the reference).
+    pub max_prompt_tokens: usize,
+    /// What becomes of transparency.
+    pub alpha: Alpha,
+}
+
+/// What becomes of a picture's transparency.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Alpha {
+    /// The alpha channel is thrown away after the area rule (the reference, Pillow's `convert("RGB")`).
+    /// Black strokes on transparent black become a black picture.
+    Drop,
+    /// The picture is laid on white before anything else: what a person sees.
+    White,
+}
+
+/// Sizes of a Qwen2.5-VL model (the fields of the hub's config.json that differ by size): of the one to make, or
+/// those that a checkpoint must have.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelSettings {

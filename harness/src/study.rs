@@ -5,20 +5,27 @@
 //! `harness report` asks.
 
 use crate::algo::Algorithm;
-use crate::bench::tiny::{FAMILIES, Split, generate};
-use crate::config::{Scale, Setting, Study, Variant};
+mod base;
+mod forecast;
+mod questions;
+
+pub use base::{base_policy, evaluated};
+pub use forecast::{downloads, downloads_in_words, forecast};
+pub use questions::{
+    Benchmarks, Questions, Sources, benchmarks, checkpoint_files, training_questions, wanted_dataset,
+    without_long_prompts,
+};
+
+use crate::config::{Origin, Scale, Setting, Study, Variant};
 use crate::eval::evaluate;
-use crate::image::AreaRule;
-use crate::model::checkpoint::Files;
-use crate::progress::{Interrupted, Progress};
+use crate::model::checkpoint::SaveSettings;
+use crate::progress::Progress;
 use crate::report::{Arm, ArmState, PaperTables, Table, TableSpec};
 use crate::rollout::Policy;
-use crate::settings::{EvalSettings, WorldSettings};
+use crate::settings::{Device, EvalSettings};
 use crate::stats::ItemScore;
-use crate::store::{Artifact, ArtifactBuilder, Cell, CellKey, Checkpoint, Store, write_files};
+use crate::store::{Cell, CellKey, Checkpoint, Store, write_files};
 use crate::train::{Figures, Recipe, Trainer, TrainingData};
-use crate::types::Example;
-use crate::warm_start::{Apprentice, Lessons, untrained};
 use anyhow::{Context, Result, ensure};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -26,8 +33,6 @@ use std::time::Instant;
 /// The complete settings of one cell.
 pub type RunConfig = crate::config::RunConfig<Algorithm>;
 
-/// Steps of the warm start between two checkpoints.
-const WARM_START_CHECKPOINT: u64 = 100;
 /// Sign flips per test in tables.
 const RESAMPLES: usize = 10_000;
 /// Seed of the statistics: fixed, so that the same lines give the same table.
@@ -47,6 +52,8 @@ pub struct Plan {
     pub overrides: Vec<Setting>,
     /// Folder that holds `runs/` and `results/`.
     pub out: PathBuf,
+    /// Where files of the hub come from.
+    pub sources: Sources,
 }
 
 impl Plan {
@@ -66,6 +73,11 @@ impl Plan {
         Ok(configs)
     }
 
+    /// The model size whose published rows stand beside this scale's: `32B` or `7B`.
+    fn paper_size(&self) -> &'static str {
+        if self.scale.name.eq_ignore_ascii_case("32b") { "32B" } else { "7B" }
+    }
+
     fn store(&self) -> Result<Store> {
         Store::open(self.out.join("runs"))
     }
@@ -79,6 +91,9 @@ impl Plan {
 /// Runs every cell of the plan. `show` gets the table as it stands whenever a cell is finished.
 pub fn reproduce(plan: &Plan, progress: &dyn Progress, mut show: impl FnMut(&Table)) -> Result<Table> {
     let configs = plan.configs()?;
+    for config in &configs {
+        refuse_missing_device(config)?;
+    }
     let store = plan.store()?;
     for config in &configs {
         let cell = store.cell(&config.key(), &config.to_value()?)?;
@@ -86,7 +101,7 @@ pub fn reproduce(plan: &Plan, progress: &dyn Progress, mut show: impl FnMut(&Tab
             progress.note(&format!("{}: already done", config.key()));
             continue;
         }
-        run_cell(config, &store, &cell, progress)?;
+        run_cell(config, &plan.sources, &store, &cell, progress)?;
         drop(cell);
         show(&report(plan)?);
     }
@@ -105,7 +120,7 @@ fn table(plan: &Plan) -> Result<(Table, Vec<Arm>)> {
     let store = plan.store()?;
     let paper = PaperTables::load()?;
     let (mut arms, mut hashes, mut rows) = (vec![], vec![], vec![]);
-    let mut samples = None;
+    let (mut protocol, mut columns) = (None, vec![]);
     for variant in &plan.study.variants {
         arms.push(Arm {
             key: variant.name.clone(),
@@ -116,15 +131,17 @@ fn table(plan: &Plan) -> Result<(Table, Vec<Arm>)> {
             let config = plan.config(&variant.name, seed)?;
             hashes.push(format!("{} seed {seed}: {}", variant.name, &config.hash()?[..16]));
             ensure!(
-                *samples.get_or_insert(config.eval.samples) == config.eval.samples,
-                "variant {:?} has another eval.samples than the others: they cannot stand in one table",
+                *protocol.get_or_insert_with(|| config.eval.clone()) == config.eval,
+                "variant {:?} has other settings of [eval] than the others: they cannot stand in one table",
                 variant.name
             );
+            columns = questions::columns(&config)?;
         }
-        if let Some(row) = &variant.paper {
-            rows.push(paper.row(&row.table, "7B", &row.row)?.clone());
+        for row in variant.paper.iter().filter(|row| row.size == plan.paper_size()) {
+            rows.push(paper.row(&row.table, &row.size, &row.row)?.clone());
         }
     }
+    let protocol: EvalSettings = protocol.context("the study has no variants")?;
     let seeds: Vec<String> = plan.seeds.iter().map(u64::to_string).collect();
     let spec = TableSpec {
         title: plan.study.question.clone(),
@@ -132,10 +149,11 @@ fn table(plan: &Plan) -> Result<(Table, Vec<Arm>)> {
         scale: plan.scale.name.clone(),
         seeds: seeds.join(", "),
         config_hashes: hashes,
+        protocol: protocol.in_words(),
         notes: vec![],
-        benchmarks: FAMILIES.map(str::to_owned).to_vec(),
+        benchmarks: columns,
         baseline: plan.study.base.clone(),
-        samples: samples.context("the study has no variants")?,
+        samples: protocol.samples,
         resamples: RESAMPLES,
         statistics_seed: STATISTICS_SEED,
         paper: rows,
@@ -176,9 +194,22 @@ fn find(store: &Store, key: &CellKey) -> Result<Option<crate::store::CellRecord>
     if store.cells()?.contains(key) { store.read_only(key).map(Some) } else { Ok(None) }
 }
 
-fn run_cell(config: &RunConfig, store: &Store, cell: &Cell, progress: &dyn Progress) -> Result<()> {
-    let base = base_policy(config, store, progress)?;
-    let world = World(&config.world);
+/// Stops before anything is downloaded or made.
+fn refuse_missing_device(config: &RunConfig) -> Result<()> {
+    if let Origin::Hub { checkpoint, .. } = config.origin()? {
+        ensure!(checkpoint.device == Device::Cpu, "{}", forecast::needs_gpu(config, checkpoint));
+    }
+    Ok(())
+}
+
+fn run_cell(
+    config: &RunConfig,
+    sources: &Sources,
+    store: &Store,
+    cell: &Cell,
+    progress: &dyn Progress,
+) -> Result<()> {
+    let base = base_policy(config, sources, store, progress)?;
     let policy = match &config.algorithm {
         None => base,
         Some(algorithm) => {
@@ -189,13 +220,14 @@ fn run_cell(config: &RunConfig, store: &Store, cell: &Cell, progress: &dyn Progr
                 optimizer: &config.optimizer,
                 seed: config.seed,
             };
-            let policy = train(recipe, &world, &base, cell, &config.key().to_string(), progress)?;
+            let questions = training_questions(config, &base, sources, progress)?;
+            let policy = train(recipe, &questions, &base, cell, &config.key().to_string(), progress)?;
             save_policy(&policy, &cell.dir().join("model"))?;
             policy
         }
     };
-    let benchmarks = tiny_benchmarks(config);
-    evaluate_cell(&policy, &benchmarks, &config.eval, config.seed, cell, progress)?;
+    let benchmarks = benchmarks(config, sources, progress)?;
+    evaluate_cell(&evaluated(policy, config), &benchmarks, &config.eval, config.seed, cell, progress)?;
     cell.mark_done()
 }
 
@@ -244,7 +276,7 @@ fn step_message(figures: &Figures, seconds: f64) -> String {
 /// Evaluates the benchmarks that a cell has not evaluated yet.
 pub fn evaluate_cell(
     policy: &Policy,
-    benchmarks: &[(String, Vec<Example>)],
+    benchmarks: &Benchmarks,
     settings: &EvalSettings,
     seed: u64,
     cell: &Cell,
@@ -270,78 +302,5 @@ pub fn evaluate_cell(
 
 /// Writes a checkpoint directory in the hub's layout.
 pub fn save_policy(policy: &Policy, dir: &Path) -> Result<()> {
-    write_files(dir, &policy.to_files()?)
-}
-
-/// Training questions of the tiny world, families in turn.
-pub struct World<'a>(pub &'a WorldSettings);
-
-impl TrainingData for World<'_> {
-    fn len(&self) -> usize {
-        self.0.train_items * FAMILIES.len()
-    }
-
-    fn example(&self, index: usize) -> Result<Example> {
-        let item = generate(self.0.seed, Split::Train, index % FAMILIES.len(), index / FAMILIES.len());
-        Ok(item.example)
-    }
-}
-
-/// The tiny world's evaluation questions by benchmark.
-pub fn tiny_benchmarks(config: &RunConfig) -> Vec<(String, Vec<Example>)> {
-    let all = config.world.eval_items;
-    let count = if config.eval.items == 0 { all } else { config.eval.items.min(all) };
-    let items =
-        |family| (0..count).map(|i| generate(config.world.seed, Split::Eval, family, i).example).collect();
-    FAMILIES.iter().enumerate().map(|(family, name)| ((*name).to_owned(), items(family))).collect()
-}
-
-/// The tiny base model: from the cache, or made now.
-pub fn base_policy(config: &RunConfig, store: &Store, progress: &dyn Progress) -> Result<Policy> {
-    let waiting =
-        |dir: &Path| progress.note(&format!("another process makes the base model in {}", dir.display()));
-    let files = match store.artifact("base", &config.base_hash()?, waiting)? {
-        Artifact::Ready(ready) => ready.files()?,
-        Artifact::Missing(builder) => make_base(config, builder, progress)?,
-    };
-    let area = AreaRule { min_pixels: config.model.min_pixels, max_pixels: config.model.max_pixels };
-    Policy::from_files(files, &config.instruction, Some(area))
-}
-
-fn make_base(config: &RunConfig, builder: ArtifactBuilder, progress: &dyn Progress) -> Result<Files> {
-    const WEIGHTS: &str = "weights.safetensors";
-    const OPTIMIZER: &str = "optimizer.safetensors";
-    let settings = &config.warm_start;
-    let mut policy = untrained(&config.model, &config.instruction, settings.seed)?;
-    let renderer = policy.renderer.clone();
-    let lessons = Lessons { world: &config.world, settings, renderer: &renderer };
-    let mut apprentice = Apprentice::new(policy.model.clone(), settings)?;
-    if let Some(checkpoint) = builder.checkpoints().newest()? {
-        let file = |name: &str| {
-            let found = checkpoint.files.iter().find(|(n, _)| n == name);
-            found
-                .map(|(_, bytes)| bytes.as_slice())
-                .with_context(|| format!("the warm start's checkpoint has no {name}"))
-        };
-        apprentice = apprentice.restore(file(WEIGHTS)?, file(OPTIMIZER)?, settings)?;
-    }
-    progress.begin("make the base model", apprentice.step(), settings.steps);
-    while apprentice.step() < settings.steps {
-        if progress.stop_requested() {
-            return Err(Interrupted.into());
-        }
-        let loss = apprentice.learn(&lessons)?;
-        let step = apprentice.step();
-        if step % WARM_START_CHECKPOINT == 0 && step < settings.steps {
-            let (weights, state) = apprentice.state()?;
-            let files = vec![(WEIGHTS.into(), weights), (OPTIMIZER.into(), state)];
-            builder.checkpoints().save(&Checkpoint { step, files })?;
-        }
-        progress.advance(step, &format!("loss {loss:.3} nats per token"));
-    }
-    progress.end();
-    policy.model = apprentice.model;
-    let files = policy.to_files()?;
-    builder.publish(files.clone())?;
-    Ok(files)
+    policy.save(dir, &SaveSettings::default())
 }

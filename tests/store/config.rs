@@ -264,9 +264,11 @@ fn the_repositorys_files_are_in_order() {
     assert_eq!((study.base.as_str(), study.seeds.len()), ("dapo", 1));
     let table = include_str!("../../results/paper/tables.csv");
     for variant in &study.variants {
-        let paper = variant.paper.as_ref().unwrap();
-        let row = format!("{},7B,{},", paper.table, paper.row);
-        assert!(table.lines().any(|line| line.starts_with(&row)), "{row}");
+        assert!(variant.paper.iter().any(|paper| paper.size == "7B"), "{}", variant.name);
+        for paper in &variant.paper {
+            let row = format!("{},{},{},", paper.table, paper.size, paper.row);
+            assert!(table.lines().any(|line| line.starts_with(&row)), "{row}");
+        }
     }
     for scale in Scale::names() {
         let scale = Scale::load(scale).unwrap();

@@ -2,8 +2,14 @@
 
 mod commands;
 mod display;
+mod fetch;
+mod own;
 mod score;
 
+use crate::bench::RowCheck;
+use crate::hub;
+use crate::settings::Protocol;
+use crate::study::Sources;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -15,6 +21,9 @@ Examples:
   harness reproduce --seeds 1,2,3                    three training seeds
   harness reproduce --variants base,dapo,vppo --set train.steps=40 --out /tmp/try
   harness report                                     the tables again, from the stored lines alone
+  harness reproduce --scale 7b --dry-run             cells, downloads, steps, memory and time of the 7B experiment
+  harness fetch --scale 7b --dry-run                 what that downloads, and whether the disk has room
+  harness eval --model DIR --benchmark MathVision    a checkpoint on a benchmark of the paper
   harness eval --data my.jsonl --samples 8           a model on your own questions
   harness train --data my.jsonl --variant vppo       train on your own questions
   harness grade --input answers.jsonl --output verdicts.jsonl
@@ -38,8 +47,10 @@ enum Command {
     Report(StudyArgs),
     /// Train on your own questions
     Train(TrainArgs),
-    /// Evaluate a model on your own questions, or on the tiny benchmarks
+    /// Evaluate a model on benchmarks of the paper, on your own questions, or on the tiny benchmarks
     Eval(EvalArgs),
+    /// Download checkpoints, training set and benchmarks; pin what was found in a lock file
+    Fetch(FetchArgs),
     /// Grade answers from a JSONL file
     Grade(GradeArgs),
     /// Score given responses: log-probability, entropy and visual dependency of every token
@@ -67,6 +78,46 @@ struct StudyArgs {
     /// Folder for runs/ and results/
     #[arg(long, default_value = ".")]
     out: PathBuf,
+    /// Evaluation protocol (the scale's by default)
+    #[arg(long, value_parser = protocol)]
+    protocol: Option<Protocol>,
+    /// Print cells, downloads, steps, tokens, memory and time; download and run nothing
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    sources: SourceArgs,
+}
+
+/// Where files of the hub come from.
+#[derive(Args)]
+struct SourceArgs {
+    /// Lock file: commits and checksums, resolved on first use, then enforced
+    #[arg(long, default_value = "datasets/hub.lock")]
+    lock: PathBuf,
+    /// Use only what is in the cache (as HF_HUB_OFFLINE=1 does)
+    #[arg(long)]
+    offline: bool,
+    /// Take files from copies of repositories, DIR/OWNER/NAME/FILES, in place of the hub
+    #[arg(long, value_name = "DIR")]
+    from: Option<PathBuf>,
+    /// Go on where a dataset has another number of rows than its manifest says
+    #[arg(long)]
+    allow_row_count: bool,
+}
+
+impl SourceArgs {
+    fn sources(&self) -> Result<Sources> {
+        let mut hub = hub::Settings::from_env(self.lock.clone())?;
+        hub.offline |= self.offline;
+        let rows = if self.allow_row_count { RowCheck::Allow } else { RowCheck::Refuse };
+        Ok(Sources { hub, folder: self.from.clone(), rows })
+    }
+}
+
+fn protocol(name: &str) -> std::result::Result<Protocol, String> {
+    let names: Vec<&str> = Protocol::ALL.iter().map(|protocol| protocol.name()).collect();
+    let found = Protocol::ALL.into_iter().find(|protocol| protocol.name() == name);
+    found.ok_or_else(|| format!("the protocols are {}", names.join(" and ")))
 }
 
 /// What `train` and `eval` share.
@@ -75,9 +126,9 @@ struct OwnArgs {
     /// Checkpoint directory in the hub's layout (the scale's own base model by default)
     #[arg(long)]
     model: Option<PathBuf>,
-    /// Name of a scale, or path of a scale file: the settings to start from
-    #[arg(long, default_value = "tiny")]
-    scale: String,
+    /// Name of a scale, or path of a scale file: the settings to start from (7b for datasets of the hub, else tiny)
+    #[arg(long)]
+    scale: Option<String>,
     /// Seed of every draw
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -87,13 +138,21 @@ struct OwnArgs {
     /// Folder for runs/
     #[arg(long, default_value = ".")]
     out: PathBuf,
+    #[command(flatten)]
+    sources: SourceArgs,
 }
 
 #[derive(Args)]
 struct TrainArgs {
     /// JSONL file with the columns problem (with `<image>` places), answer, images (paths relative to the file)
-    #[arg(long)]
-    data: PathBuf,
+    #[arg(long, required_unless_present = "dataset", conflicts_with = "dataset")]
+    data: Option<PathBuf>,
+    /// Dataset of the hub, such as virl39k
+    #[arg(long, value_name = "NAME")]
+    dataset: Option<String>,
+    /// Which source of the dataset
+    #[arg(long, default_value = "original")]
+    source: String,
     /// Arm of the main study whose algorithm trains
     #[arg(long, default_value = "vppo")]
     variant: String,
@@ -104,13 +163,55 @@ struct TrainArgs {
 #[derive(Args)]
 struct EvalArgs {
     /// JSONL file as for train (the tiny benchmarks by default)
-    #[arg(long)]
+    #[arg(long, conflicts_with = "benchmarks")]
     data: Option<PathBuf>,
+    /// Benchmarks of the paper, such as MathVision,Geo3k, or `all`
+    #[arg(long = "benchmark", value_name = "NAME", value_delimiter = ',')]
+    benchmarks: Vec<String>,
+    /// Which source of the benchmarks: original or vppo_eval
+    #[arg(long, default_value = "original")]
+    source: String,
     /// Completions per item: the k of avg@k
     #[arg(long, default_value_t = 8)]
     samples: u32,
+    /// Items per benchmark (all by default)
+    #[arg(long)]
+    limit: Option<usize>,
+    /// Evaluation protocol: paper or papo-eval (the scale's by default)
+    #[arg(long, value_parser = protocol)]
+    protocol: Option<Protocol>,
     #[command(flatten)]
     own: OwnArgs,
+}
+
+#[derive(Args)]
+struct FetchArgs {
+    /// Datasets, such as MathVision,virl39k (with no name and no --model: all that the scale needs)
+    names: Vec<String>,
+    /// Name of a scale, or path of a scale file
+    #[arg(long, default_value = "7b")]
+    scale: String,
+    /// Which source of the benchmarks: original or vppo_eval (the scale's by default)
+    #[arg(long)]
+    source: Option<String>,
+    /// Checkpoint of the hub, such as Qwen/Qwen2.5-VL-7B-Instruct
+    #[arg(long, value_name = "OWNER/NAME")]
+    model: Option<String>,
+    /// Print sizes, licences and free disk; download nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Resolve branches again and pin what they hold now
+    #[arg(long)]
+    update: bool,
+    /// Hash the cached files again and compare them with the lock
+    #[arg(long)]
+    verify: bool,
+    /// Lock file: commits and checksums, resolved on first use, then enforced
+    #[arg(long, default_value = "datasets/hub.lock")]
+    lock: PathBuf,
+    /// Use only what is in the cache (as HF_HUB_OFFLINE=1 does)
+    #[arg(long)]
+    offline: bool,
 }
 
 #[derive(Args)]
@@ -143,8 +244,9 @@ fn run(command: &Command) -> Result<()> {
     match command {
         Command::Reproduce(args) => commands::reproduce(args),
         Command::Report(args) => commands::report(args),
-        Command::Train(args) => commands::train(args),
-        Command::Eval(args) => commands::eval(args),
+        Command::Train(args) => own::train(args),
+        Command::Eval(args) => own::eval(args),
+        Command::Fetch(args) => fetch::fetch(args),
         Command::Grade(args) => commands::grade(args),
         Command::Score(args) => score::score(args),
     }

@@ -3,7 +3,6 @@
 use super::display::Display;
 use crate::bench::responses;
 use crate::image::AreaRule;
-use crate::model::checkpoint::read_dir;
 use crate::progress::Interrupted;
 use crate::prompt::INSTRUCTION;
 use crate::rollout::Policy;
@@ -113,8 +112,7 @@ pub(super) fn score(args: &ScoreArgs) -> Result<()> {
     let mut output = LineWriter::create(&args.output)?;
     let display = Display::new()?;
     let instruction = if args.no_instruction { "" } else { INSTRUCTION };
-    let policy = Policy::from_files(read_dir(&args.model)?, instruction, area)
-        .with_context(|| format!("checkpoint {}", args.model.display()))?;
+    let policy = Policy::open(&args.model, instruction, area).context("--model")?;
     let mut tokens = 0;
     let scored = crate::score::score(&policy, &given, &settings, &display, |line| {
         tokens += line.logp.len();

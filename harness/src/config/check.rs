@@ -1,8 +1,11 @@
 //! Ranges: what the types cannot say. All violations are reported together.
 
 use super::layer::Origins;
-use super::{Presets, RunConfig};
-use crate::settings::{ModelSettings, Sampling};
+use super::{Origin, Presets, RunConfig};
+use crate::settings::{
+    CheckpointSettings, DataSettings, Device, Dtype, ModelSettings, OptimizerState, Sampling, WarmStart,
+    WorldSettings,
+};
 use anyhow::{Result, bail};
 use serde::Serialize;
 
@@ -41,7 +44,7 @@ pub(super) fn check<A: Presets>(config: &RunConfig<A>, origins: &Origins) -> Res
     let mut checks = Checks { origins, problems: Vec::new() };
     check_model(&config.model, &mut checks);
     check_vision(&config.model, &mut checks);
-    check_data(config, &mut checks);
+    check_origin(config, &mut checks);
     check_train(config, &mut checks);
     check_optimizer(config, &mut checks);
     check_sampling(config, &mut checks);
@@ -100,17 +103,52 @@ fn check_vision(model: &ModelSettings, checks: &mut Checks<'_>) {
     checks.require(min <= max, "model.max_pixels", max, &format!("must be model.min_pixels ({min}) or more"));
 }
 
-fn check_data<A>(config: &RunConfig<A>, checks: &mut Checks<'_>) {
-    let (world, warm) = (&config.world, &config.warm_start);
+fn check_origin<A: Presets>(config: &RunConfig<A>, checks: &mut Checks<'_>) {
+    match config.origin() {
+        Ok(Origin::Made { world, warm_start }) => {
+            check_world(world, checks);
+            check_warm_start(warm_start, checks);
+        }
+        Ok(Origin::Hub { checkpoint, data }) => {
+            check_checkpoint(checkpoint, checks);
+            check_data(data, checks);
+        }
+        Err(problem) => checks.problems.push(problem.to_string()),
+    }
+}
+
+fn check_world(world: &WorldSettings, checks: &mut Checks<'_>) {
     checks.positive("world.train_items", world.train_items as u64);
     checks.positive("world.eval_items", world.eval_items as u64);
     checks.probability("world.misread", world.misread);
     checks.probability("world.slip", world.slip);
+}
+
+fn check_warm_start(warm: &WarmStart, checks: &mut Checks<'_>) {
     checks.positive("warm_start.batch", warm.batch as u64);
     checks.positive_number("warm_start.learning_rate", warm.learning_rate);
     let rule = format!("must be warm_start.steps ({}) or less", warm.steps);
     checks.require(warm.warmup_steps <= warm.steps, "warm_start.warmup_steps", warm.warmup_steps, &rule);
     checks.require(warm.drill_steps <= warm.steps, "warm_start.drill_steps", warm.drill_steps, &rule);
+}
+
+fn check_checkpoint(checkpoint: &CheckpointSettings, checks: &mut Checks<'_>) {
+    let parts: Vec<&str> = checkpoint.repo.split('/').collect();
+    let named = parts.len() == 2 && parts.iter().all(|part| !part.is_empty());
+    checks.require(named, "checkpoint.repo", &checkpoint.repo, "must be a repository, owner/name");
+    checks.positive("checkpoint.vocab_size", checkpoint.vocab_size as u64);
+    if checkpoint.device == Device::Cpu {
+        let (dtype, state) = (checkpoint.dtype, checkpoint.optimizer_state);
+        let rule = "must be \"f32\" where checkpoint.device is \"cpu\"";
+        checks.require(dtype == Dtype::F32, "checkpoint.dtype", dtype, rule);
+        checks.require(state == OptimizerState::F32, "checkpoint.optimizer_state", state, rule);
+    }
+}
+
+fn check_data(data: &DataSettings, checks: &mut Checks<'_>) {
+    let rule = "must name one benchmark or more";
+    checks.require(!data.benchmarks.is_empty(), "data.benchmarks", &data.benchmarks, rule);
+    checks.positive("data.max_prompt_tokens", data.max_prompt_tokens as u64);
 }
 
 fn check_train<A>(config: &RunConfig<A>, checks: &mut Checks<'_>) {
@@ -150,6 +188,15 @@ fn check_sampling<A>(config: &RunConfig<A>, checks: &mut Checks<'_>) {
     checks.positive("eval.samples", config.eval.samples.into());
     checks.positive("eval.batch", config.eval.batch as u64);
     let varied = config.eval.sampling.temperature > 0.0 || config.eval.samples <= 1;
+    if let Some(protocol) = config.eval.protocol {
+        let rule = "names a protocol that the settings of [eval] do not follow: \"own\" is the name of any other settings (--set eval.protocol=own)";
+        checks.require(protocol.is_followed_by(&config.eval), "eval.protocol", protocol, rule);
+    }
+    if let Some(range) = config.eval.pictures {
+        let rule = format!("must be eval.pictures.min_pixels ({}) or more", range.min_pixels);
+        let fits = 0 < range.min_pixels && range.min_pixels <= range.max_pixels;
+        checks.require(fits, "eval.pictures.max_pixels", range.max_pixels, &rule);
+    }
     let rule = "must be 1 where eval.sampling.temperature is 0: greedy samples are all the same";
     checks.require(varied, "eval.samples", config.eval.samples, rule);
 }

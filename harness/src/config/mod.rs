@@ -26,10 +26,11 @@ pub use layer::Setting;
 pub use study::{PaperRow, Scale, Study, Variant};
 
 use crate::settings::{
-    EvalSettings, ModelSettings, OptimizerSettings, Sampling, TrainSettings, WarmStart, WorldSettings,
+    CheckpointSettings, DataSettings, EvalSettings, ModelSettings, OptimizerSettings, Sampling, TrainSettings,
+    WarmStart, WorldSettings,
 };
 use crate::store::{CellKey, content_hash};
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Result, anyhow, bail, ensure};
 use explain::{nearest, typed};
 use layer::{Layer, Origins, Parts};
 use serde::de::DeserializeOwned;
@@ -79,12 +80,20 @@ pub struct RunConfig<A> {
     pub instruction: String,
     /// What the policy is trained with; `None` evaluates the base model as it is.
     pub algorithm: Option<A>,
-    /// Sizes of the model.
+    /// Sizes of the model: of the one to make, or those that the checkpoint must have.
     pub model: ModelSettings,
-    /// The generated questions.
-    pub world: WorldSettings,
-    /// How the base model is made.
-    pub warm_start: WarmStart,
+    /// The generated questions, where the questions are generated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub world: Option<WorldSettings>,
+    /// How the base model is made, where it is made here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warm_start: Option<WarmStart>,
+    /// The base model, where it comes from the hub.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<CheckpointSettings>,
+    /// Training set and benchmarks, where they come from the hub.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<DataSettings>,
     /// The training loop.
     pub train: TrainSettings,
     /// Sampling of rollouts.
@@ -93,6 +102,25 @@ pub struct RunConfig<A> {
     pub optimizer: OptimizerSettings,
     /// The evaluation.
     pub eval: EvalSettings,
+}
+
+/// Where a run's base model and questions come from.
+#[derive(Clone, Copy, Debug)]
+pub enum Origin<'a> {
+    /// Both are made here.
+    Made {
+        /// The generated questions.
+        world: &'a WorldSettings,
+        /// How the base model is made.
+        warm_start: &'a WarmStart,
+    },
+    /// Both come from the hub.
+    Hub {
+        /// The base model.
+        checkpoint: &'a CheckpointSettings,
+        /// Training set and benchmarks.
+        data: &'a DataSettings,
+    },
 }
 
 impl<A: Presets> RunConfig<A> {
@@ -123,6 +151,21 @@ impl<A: Presets> RunConfig<A> {
         let config: RunConfig<A> = typed(&tree.value, &tree.origins)?;
         check::check(&config, &tree.origins)?;
         Ok(config)
+    }
+
+    /// Where base model and questions come from.
+    ///
+    /// # Errors
+    /// If the settings state neither pair, or parts of both.
+    pub fn origin(&self) -> Result<Origin<'_>> {
+        match (&self.world, &self.warm_start, &self.checkpoint, &self.data) {
+            (Some(world), Some(warm_start), None, None) => Ok(Origin::Made { world, warm_start }),
+            (None, None, Some(checkpoint), Some(data)) => Ok(Origin::Hub { checkpoint, data }),
+            _ => bail!(
+                "a scale states either [world] and [warm_start] (questions and base model made here) or [data] and \
+                 [checkpoint] (both from the hub), whole and not mixed"
+            ),
+        }
     }
 
     /// Reads a stored configuration back, with the same checks.

@@ -17,8 +17,12 @@ macro_rules! embedded {
     };
 }
 /// The scales of this repository.
-const SCALES: [Embedded; 2] =
-    [embedded!("tiny", "ablations/scale/tiny.toml"), embedded!("smoke", "ablations/scale/smoke.toml")];
+const SCALES: [Embedded; 4] = [
+    embedded!("tiny", "ablations/scale/tiny.toml"),
+    embedded!("smoke", "ablations/scale/smoke.toml"),
+    embedded!("7b", "ablations/scale/7b.toml"),
+    embedded!("32b", "ablations/scale/32b.toml"),
+];
 /// The studies of this repository.
 const STUDIES: [Embedded; 1] = [embedded!("main", "ablations/main.toml")];
 
@@ -76,6 +80,8 @@ impl Scale {
 pub struct PaperRow {
     /// Content of the column `table`.
     pub table: String,
+    /// Content of the column `size`.
+    pub size: String,
     /// Content of the column `row`.
     pub row: String,
 }
@@ -89,8 +95,8 @@ pub struct Variant {
     pub label: String,
     /// Preset of the algorithm; `None` is the base model as it is.
     pub preset: Option<String>,
-    /// The row it reproduces, where the paper has one.
-    pub paper: Option<PaperRow>,
+    /// The rows it reproduces: at most one per size.
+    pub paper: Vec<PaperRow>,
     layer: Layer,
 }
 
@@ -140,7 +146,8 @@ struct VariantFile {
     #[serde(default = "trained")]
     train: bool,
     preset: Option<String>,
-    paper: Option<PaperRow>,
+    #[serde(default)]
+    paper: Vec<PaperRow>,
     #[serde(default)]
     settings: Map<String, Value>,
 }

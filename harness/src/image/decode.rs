@@ -1,10 +1,12 @@
 //! Image files to pixels, with limits checked before memory is taken.
-//!
-//! Pillow resizes by its mode, that is by how the file stores its pixels. The decoder has expanded them by
-//! then, so the storage is read from the headers here.
 
 use super::Alpha;
-use super::resample::{Filter, Raster};
+use super::grey16::Grey16;
+use super::jpeg;
+use super::raster::{Mode, Raster};
+use super::resample::Filter;
+use super::storage::{has_key_colour, is_indexed};
+use crate::types::Rgb;
 use anyhow::{Context, Result, bail, ensure};
 use image::{ColorType, DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 use std::io::Cursor;
@@ -15,35 +17,93 @@ const MAX_SIDE: u32 = 65_535;
 /// Most pixels of a picture that is decoded: where Pillow begins to warn of a decompression bomb.
 const MAX_PIXELS: u64 = 89_478_485;
 
-/// Most bytes the decoder may hold: 16-bit RGBA at the limit, and room to work.
-const MAX_BYTES: u64 = 1 << 30;
+/// Most bytes a decoder may hold: 16-bit RGBA at the limit, and room to work.
+pub(super) const MAX_BYTES: u64 = 1 << 30;
 
-/// Decodes PNG, JPEG, WebP, BMP or GIF (its first frame) to RGB or RGBA, and says how Pillow would resize it.
+/// A decoded picture on its way through the area rule.
+#[derive(Debug)]
+pub(super) enum Decoded<'a> {
+    /// 8 bits per channel, and how Pillow resizes them.
+    Bytes(Raster<'a>, Filter),
+    /// One channel of 16 bits.
+    Grey16(Grey16),
+}
+
+impl Decoded<'_> {
+    /// Width and height in pixels.
+    pub fn size(&self) -> (usize, usize) {
+        match self {
+            Decoded::Bytes(raster, _) => (raster.width, raster.height),
+            Decoded::Grey16(grey) => (grey.width, grey.height),
+        }
+    }
+
+    /// The picture at another, non-empty size.
+    pub fn resize(self, width: usize, height: usize) -> Self {
+        match self {
+            Decoded::Bytes(raster, filter) => Decoded::Bytes(raster.resize(width, height, filter), filter),
+            Decoded::Grey16(grey) => Decoded::Grey16(grey.resize(width, height)),
+        }
+    }
+
+    /// The picture as Pillow's `convert("RGB")` gives it.
+    pub fn into_rgb(self) -> Rgb {
+        match self {
+            Decoded::Bytes(raster, _) => raster.into_rgb(),
+            Decoded::Grey16(grey) => grey.into_rgb(),
+        }
+    }
+}
+
+/// Decodes PNG, JPEG, WebP, BMP or GIF (its first frame), told apart by content.
 ///
 /// RGBA comes back only where Pillow would resize it as RGBA; otherwise the transparency is settled here.
-pub(super) fn decode(bytes: &[u8], alpha: Alpha) -> Result<(Raster, Filter)> {
-    let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format()?;
-    let Some(format) = reader.format() else {
+pub(super) fn decode(bytes: &[u8], alpha: Alpha) -> Result<Decoded<'static>> {
+    let Ok(format) = image::guess_format(bytes) else {
         bail!("not a PNG, JPEG, WebP, BMP or GIF picture ({} bytes)", bytes.len());
     };
     let unreadable = || format!("{format:?} picture cannot be read");
-    let mut decoder = reader.into_decoder().with_context(unreadable)?;
+    if format == ImageFormat::Jpeg {
+        return Ok(Decoded::Bytes(jpeg::decode(bytes).with_context(unreadable)?, Filter::Bicubic));
+    }
+    let picture = read_pixels(bytes, format).with_context(unreadable)?;
+    let has_key = has_key_colour(format, bytes);
+    if let (ColorType::L16, _) | (ColorType::La16, true) = (picture.color(), has_key) {
+        return Ok(Decoded::Grey16(to_grey16(picture, alpha)));
+    }
+    let raster = to_raster(picture);
+    let raster = match alpha {
+        Alpha::White => raster.on_white(),
+        Alpha::Drop if has_key => raster.without_alpha(),
+        Alpha::Drop => raster.without_idle_alpha(),
+    };
+    let filter = if is_indexed(format, bytes) { Filter::Nearest } else { Filter::Bicubic };
+    Ok(Decoded::Bytes(raster, filter))
+}
+
+fn read_pixels(bytes: &[u8], format: ImageFormat) -> Result<DynamicImage> {
+    let mut decoder = ImageReader::with_format(Cursor::new(bytes), format).into_decoder()?;
     let (width, height) = decoder.dimensions();
     check_size(width, height)?;
     let mut limits = Limits::default();
     limits.max_alloc = Some(MAX_BYTES);
-    decoder.set_limits(limits).with_context(unreadable)?;
-    let raster = to_raster(DynamicImage::from_decoder(decoder).with_context(unreadable)?);
-    let raster = match alpha {
-        Alpha::White => raster.on_white(),
-        Alpha::Drop if has_key_colour(format, bytes) => raster.without_alpha(),
-        Alpha::Drop => raster,
-    };
-    let filter = if is_indexed(format, bytes) { Filter::Nearest } else { Filter::Bicubic };
-    Ok((raster, filter))
+    decoder.set_limits(limits)?;
+    Ok(DynamicImage::from_decoder(decoder)?)
 }
 
-fn check_size(width: u32, height: u32) -> Result<()> {
+/// Width and height from the header.
+pub(super) fn dimensions(bytes: &[u8]) -> Result<(usize, usize)> {
+    let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format()?;
+    let (width, height) = match reader.format() {
+        Some(ImageFormat::Jpeg) => jpeg::dimensions(bytes).context("Jpeg picture cannot be read")?,
+        _ => reader.into_dimensions().context("picture cannot be read")?,
+    };
+    check_size(width, height)?;
+    Ok((width as usize, height as usize))
+}
+
+/// Refuses empty and oversized pictures before their pixels are allocated.
+pub(super) fn check_size(width: u32, height: u32) -> Result<()> {
     ensure!(width > 0 && height > 0, "a picture of {width} x {height} pixels is empty");
     ensure!(
         width <= MAX_SIDE && height <= MAX_SIDE && u64::from(width) * u64::from(height) <= MAX_PIXELS,
@@ -53,47 +113,32 @@ fn check_size(width: u32, height: u32) -> Result<()> {
     Ok(())
 }
 
-/// RGB or RGBA of 8 bits; 16-bit channels keep their high byte, as in Pillow.
-fn to_raster(picture: DynamicImage) -> Raster {
-    use ColorType::{L16, La16, Rgb16, Rgba16};
+/// 8 bits per channel; 16-bit colours keep their high byte, as in Pillow.
+fn to_raster(picture: DynamicImage) -> Raster<'static> {
+    use ColorType::{L8, La16, Rgb16, Rgba16};
     let (width, height) = (picture.width() as usize, picture.height() as usize);
-    let wide = matches!(picture.color(), L16 | La16 | Rgb16 | Rgba16);
-    let (channels, pixels) = match (picture.color().has_alpha(), wide) {
-        (true, true) => (4, high_bytes(picture.into_rgba16().into_raw())),
-        (true, false) => (4, picture.into_rgba8().into_raw()),
-        (false, true) => (3, high_bytes(picture.into_rgb16().into_raw())),
-        (false, false) => (3, picture.into_rgb8().into_raw()),
+    let wide = matches!(picture.color(), La16 | Rgb16 | Rgba16);
+    let (mode, pixels) = match (picture.color(), picture.color().has_alpha()) {
+        (L8, _) => (Mode::Grey, picture.into_luma8().into_raw()),
+        (_, true) if wide => (Mode::Rgba, high_bytes(picture.into_rgba16().into_raw())),
+        (_, true) => (Mode::Rgba, picture.into_rgba8().into_raw()),
+        (_, false) if wide => (Mode::Rgb, high_bytes(picture.into_rgb16().into_raw())),
+        (_, false) => (Mode::Rgb, picture.into_rgb8().into_raw()),
     };
-    Raster { width, height, channels, pixels }
+    Raster { width, height, mode, pixels: pixels.into() }
 }
 
 fn high_bytes(values: Vec<u16>) -> Vec<u8> {
     values.into_iter().map(|value| (value >> 8) as u8).collect()
 }
 
-/// Byte of the bit depth in a PNG file; the colour type (0 grey, 2 RGB, 3 palette, ...) follows it.
-const PNG_DEPTH: usize = 24;
-
-/// Palette pictures and 1-bit ones: Pillow's modes `P` and `1`.
-fn is_indexed(format: ImageFormat, bytes: &[u8]) -> bool {
-    match format {
-        ImageFormat::Png => matches!(bytes.get(PNG_DEPTH..PNG_DEPTH + 2), Some([_, 3] | [1, 0])),
-        ImageFormat::Bmp => bmp_bits(bytes).is_some_and(|bits| bits <= 8),
-        ImageFormat::Gif => true,
-        _ => false,
-    }
-}
-
-/// Whether transparency can only be one marked colour (PNG `tRNS` of a grey or RGB picture), which Pillow
-/// keeps beside the pixels: it takes no part in resizing.
-fn has_key_colour(format: ImageFormat, bytes: &[u8]) -> bool {
-    format == ImageFormat::Png && matches!(bytes.get(PNG_DEPTH + 1), Some(0 | 2))
-}
-
-/// Bits per pixel of a BMP file; the old OS/2 header (12 bytes) keeps them elsewhere.
-fn bmp_bits(bytes: &[u8]) -> Option<u16> {
-    let at = if *bytes.get(14)? == 12 { 24 } else { 28 };
-    Some(u16::from_le_bytes([*bytes.get(at)?, *bytes.get(at + 1)?]))
+/// 16-bit grey, of which at most one marked value is transparent.
+fn to_grey16(picture: DynamicImage, alpha: Alpha) -> Grey16 {
+    let (width, height) = (picture.width() as usize, picture.height() as usize);
+    let picture = picture.into_luma_alpha16();
+    let visible = |opacity: u16| opacity > 0 || alpha == Alpha::Drop;
+    let grey = picture.pixels().map(|p| if visible(p.0[1]) { p.0[0] } else { u16::MAX });
+    Grey16 { width, height, values: grey.collect() }
 }
 
 #[cfg(test)]

@@ -16,15 +16,26 @@
 //! pure grey palette. EXIF orientation is ignored, as in the reference.
 
 mod decode;
+mod grey16;
+mod jpeg;
 mod processor;
+mod raster;
 mod resample;
+mod storage;
+mod weights;
 
+pub use crate::settings::Alpha;
 pub use processor::{Patches, Processor, patches};
 
 use crate::types::{Picture, Rgb};
 use anyhow::{Result, ensure};
-use resample::{Filter, Raster};
+use decode::Decoded;
+use raster::Raster;
+use resample::Filter;
 use serde::{Deserialize, Serialize};
+
+/// Most pixels after a resize: a bound of memory, not of the source.
+const MAX_PIXELS: usize = 1 << 26;
 
 /// The allowed area of a picture in pixels, before the processor sees it.
 ///
@@ -38,17 +49,6 @@ pub struct AreaRule {
     pub max_pixels: usize,
 }
 
-/// What becomes of transparency.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Alpha {
-    /// The alpha channel is thrown away after the area rule (the reference, Pillow's `convert("RGB")`).
-    /// Black strokes on transparent black become a black picture.
-    Drop,
-    /// The picture is laid on white before anything else: what a person sees.
-    White,
-}
-
 /// Decodes a picture, applies the area rule and converts to RGB.
 ///
 /// # Errors
@@ -56,35 +56,66 @@ pub enum Alpha {
 /// allows, before they are allocated; on an empty picture; on a side that the area rule would shrink to
 /// nothing.
 pub fn prepare(picture: &Picture, area: AreaRule, alpha: Alpha) -> Result<Rgb> {
-    let (raster, filter) = match picture {
+    let picture = match picture {
         Picture::Encoded(bytes) => decode::decode(bytes, alpha)?,
-        Picture::Rgb(rgb) => (Raster::from_rgb(rgb)?, Filter::Bicubic),
+        Picture::Rgb(rgb) => Decoded::Bytes(Raster::from_rgb(rgb)?, Filter::Bicubic),
     };
-    Ok(fit_area(raster, area, filter)?.into_rgb())
+    Ok(fit_area(picture, area)?.into_rgb())
+}
+
+/// The patch grid (frames, rows, columns) that [`prepare`] and [`patches`] would give, from the picture's header
+/// alone.
+///
+/// # Errors
+/// As for [`prepare`] and [`patches`], as far as the header tells.
+pub fn grid(picture: &Picture, area: AreaRule, processor: &Processor) -> Result<[usize; 3]> {
+    let (width, height) = match picture {
+        Picture::Encoded(bytes) => decode::dimensions(bytes)?,
+        Picture::Rgb(rgb) => (rgb.width as usize, rgb.height as usize),
+    };
+    let (width, height) = fitted_size(width, height, area)?;
+    let (width, height) = processor.smart_size(width, height)?;
+    Ok([1, height / processor.patch_size, width / processor.patch_size])
+}
+
+/// The sizes that the area rule passes through: the picture's own, shrunk if too large, enlarged if (now) too small.
+fn fitted_size(mut width: usize, mut height: usize, area: AreaRule) -> Result<(usize, usize)> {
+    if width * height > area.max_pixels {
+        (width, height) = scaled_size(width, height, area.max_pixels)?;
+    }
+    if width * height < area.min_pixels {
+        (width, height) = scaled_size(width, height, area.min_pixels)?;
+    }
+    Ok((width, height))
 }
 
 /// The reference's order: shrink if too large, then enlarge if (now) too small.
-fn fit_area(mut raster: Raster, area: AreaRule, filter: Filter) -> Result<Raster> {
-    if raster.area() > area.max_pixels {
-        raster = scale_to_area(raster, area.max_pixels, filter)?;
+fn fit_area(mut picture: Decoded, area: AreaRule) -> Result<Decoded> {
+    let pixels = |(width, height): (usize, usize)| width * height;
+    if pixels(picture.size()) > area.max_pixels {
+        picture = scale_to_area(picture, area.max_pixels)?;
     }
-    if raster.area() < area.min_pixels {
-        raster = scale_to_area(raster, area.min_pixels, filter)?;
+    if pixels(picture.size()) < area.min_pixels {
+        picture = scale_to_area(picture, area.min_pixels)?;
     }
-    Ok(raster)
+    Ok(picture)
 }
 
-fn scale_to_area(raster: Raster, pixels: usize, filter: Filter) -> Result<Raster> {
-    let factor = (pixels as f64 / raster.area() as f64).sqrt();
+fn scale_to_area(picture: Decoded, pixels: usize) -> Result<Decoded> {
+    let (width, height) = picture.size();
+    let (width, height) = scaled_size(width, height, pixels)?;
+    Ok(picture.resize(width, height))
+}
+
+fn scaled_size(width: usize, height: usize, pixels: usize) -> Result<(usize, usize)> {
+    ensure!(pixels <= MAX_PIXELS, "an area of {pixels} pixels is over the limit of {MAX_PIXELS}");
+    let factor = (pixels as f64 / (width * height) as f64).sqrt();
     let side = |length: usize| (length as f64 * factor) as usize;
-    let (width, height) = (side(raster.width), side(raster.height));
     ensure!(
-        width > 0 && height > 0,
-        "a picture of {} x {} pixels cannot be scaled to {pixels} pixels: a side would vanish",
-        raster.width,
-        raster.height
+        side(width) > 0 && side(height) > 0,
+        "a picture of {width} x {height} pixels cannot be scaled to {pixels} pixels: a side would vanish"
     );
-    Ok(raster.resize(width, height, filter))
+    Ok((side(width), side(height)))
 }
 
 #[cfg(test)]
@@ -101,6 +132,19 @@ mod tests {
         let rgb = prepare(&grey(width, height), AreaRule { min_pixels, max_pixels }, Alpha::Drop).unwrap();
         assert!(rgb.pixels.iter().all(|&p| p == 77), "a constant picture stays constant");
         assert_eq!(rgb.pixels.len(), 3 * (rgb.width * rgb.height) as usize);
+        let processor = Processor {
+            min_pixels: 784,
+            max_pixels: 12_845_056,
+            patch_size: 14,
+            temporal_patch_size: 2,
+            merge_size: 2,
+            image_mean: [0.5; 3],
+            image_std: [0.5; 3],
+        };
+        if let Ok(made) = patches(&rgb, &processor) {
+            let area = AreaRule { min_pixels, max_pixels };
+            assert_eq!(grid(&grey(width, height), area, &processor).unwrap(), made.grid_thw);
+        }
         (rgb.width, rgb.height)
     }
 

@@ -2,17 +2,17 @@
 //!
 //! Source: transformers, `models/qwen2_vl/image_processing_qwen2_vl.py` (`smart_resize`, `_preprocess`).
 
-use super::resample::{Filter, Raster};
+use super::MAX_PIXELS;
+use super::raster::Raster;
+use super::resample::Filter;
 use crate::settings::ModelSettings;
 use crate::types::Rgb;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// Longest side over shortest side that the processor accepts.
 const MAX_ASPECT: usize = 200;
-
-/// Most pixels after rounding: a bound of memory (3 * 4 * 2 bytes each), not of the source.
-const MAX_PIXELS: usize = 1 << 26;
 
 /// The settings of the processor: the fields of the hub's `preprocessor_config.json` that decide numbers.
 /// Further fields of that file are ignored when it is read.
@@ -35,14 +35,23 @@ pub struct Processor {
 }
 
 impl Processor {
-    /// Reads the text of a `preprocessor_config.json`.
+    /// Reads the text of a `preprocessor_config.json`, or of the `processor_config.json` that newer transformers
+    /// write. The area is given as `min_pixels` and `max_pixels` or, where these are missing, as `size`.
     ///
     /// # Errors
     /// If a field is missing or of the wrong type, or if a size or a deviation is zero.
     pub fn from_json(text: &str) -> Result<Processor> {
-        let processor: Processor = serde_json::from_str(text).context("preprocessor_config.json")?;
-        processor.check().context("preprocessor_config.json")?;
-        Ok(processor)
+        let read = || -> Result<Processor> {
+            let mut file: Value = serde_json::from_str(text)?;
+            if let Some(own) = file.get_mut("image_processor").map(Value::take) {
+                file = own;
+            }
+            area_from_size(&mut file);
+            let processor: Processor = serde_json::from_value(file)?;
+            processor.check()?;
+            Ok(processor)
+        };
+        read().context("the picture processor's configuration")
     }
 
     /// The processor of a Qwen2.5-VL model made from scratch: the hub's values except for the areas.
@@ -148,6 +157,16 @@ impl Processor {
             let (mean, std) = (self.image_mean[channel], self.image_std[channel]);
             std::array::from_fn(|level| ((level as f64 * (1.0 / 255.0)) as f32 - mean) / std)
         })
+    }
+}
+
+/// Fills in `min_pixels` and `max_pixels` from `size`, whose keys have had two namings.
+fn area_from_size(file: &mut Value) {
+    for (key, edge) in [("min_pixels", "shortest_edge"), ("max_pixels", "longest_edge")] {
+        let size = [edge, key].map(|name| file["size"][name].clone()).into_iter().find(|v| !v.is_null());
+        if let (true, Some(size), Some(fields)) = (file[key].is_null(), size, file.as_object_mut()) {
+            fields.insert(key.to_owned(), size);
+        }
     }
 }
 
@@ -265,5 +284,19 @@ mod tests {
         assert_eq!(Processor::from_json(&text).unwrap(), hub());
         let error = format!("{:#}", Processor::from_json("{\"min_pixels\": 1}").unwrap_err());
         assert!(error.contains("missing field `max_pixels`"), "{error}");
+    }
+
+    #[test]
+    fn newer_files_nest_the_processor_and_call_the_area_size() {
+        let fields = r#""patch_size": 14, "temporal_patch_size": 2, "merge_size": 2,
+            "image_mean": [0, 0, 0], "image_std": [1, 1, 1]"#;
+        for file in [
+            format!(r#"{{"image_processor": {{"size": {{"shortest_edge": 3136, "longest_edge": 12845056}}, {fields}}}}}"#),
+            format!(r#"{{"size": {{"min_pixels": 3136, "max_pixels": 12845056}}, "min_pixels": null, {fields}}}"#),
+            format!(r#"{{"min_pixels": 3136, "max_pixels": 12845056, "size": {{"shortest_edge": 1}}, {fields}}}"#),
+        ] {
+            assert_eq!(Processor::from_json(&file).unwrap(), hub(), "{file}");
+        }
+        assert!(Processor::from_json("[]").is_err() && Processor::from_json("{").is_err());
     }
 }

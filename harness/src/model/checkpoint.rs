@@ -1,20 +1,38 @@
-//! Checkpoints: a directory in the hub's layout for weights, safetensors bytes for the optimiser's state.
+//! Checkpoints: a directory in the hub's layout, safetensors bytes for models and the optimiser's state.
+//!
+//! [`open`] reads what the hub serves and what transformers writes: one file or shards with an index, f32, f16 or
+//! bf16, every naming of the tensors in use (`names`). All names, shapes and lengths are checked before a value is
+//! read (`catalogue`); then each tensor is converted to f32 straight into its place (`shard`), so that opening needs
+//! little more memory than the model. [`save`] writes the original layout. Source: the safetensors format, and
+//! transformers' `modeling_utils.py` for the index. Deviations: an index whose `total_size` is wrong is refused, and
+//! so is a head that a tied configuration says not to be there and that differs from the embedding.
+
+mod catalogue;
+mod float;
+mod names;
+mod save;
+mod shard;
 
 use super::config::VlConfig;
 use super::kernels::{tensor, view};
 use super::network::Model;
 use super::optimizer::AdamW;
-use super::params::{Loaded, Source};
+use super::params::Source;
 use crate::rng::{Purpose, stream};
 use crate::settings::{ModelSettings, OptimizerSettings};
-use anyhow::{Context, Result, bail, ensure};
-use candle_core::{DType, Device, Tensor};
-use safetensors::SafeTensors;
+use anyhow::{Context, Result, bail};
+use candle_core::Tensor;
+use catalogue::{Catalogue, Inventory};
+pub(crate) use save::files_for;
+pub use save::{SaveSettings, WeightType, save};
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::Path;
 
-/// Name of the weights in a checkpoint directory.
+/// Name of the weights in a checkpoint directory, where they are one file.
 pub const WEIGHTS: &str = "model.safetensors";
+/// Name of the index of the weights, where they are several files.
+pub const INDEX: &str = "model.safetensors.index.json";
 /// Name of the model's configuration.
 pub const CONFIG: &str = "config.json";
 /// Name of the tokenizer.
@@ -23,45 +41,80 @@ pub const TOKENIZER: &str = "tokenizer.json";
 pub const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 /// Name of the picture processor's configuration.
 pub const PREPROCESSOR: &str = "preprocessor_config.json";
-/// Name of the chat template.
+/// Name of the configuration of all processors, which newer transformers write instead.
+pub const PROCESSOR: &str = "processor_config.json";
+/// Name of the chat template in JSON.
 pub const CHAT_TEMPLATE: &str = "chat_template.json";
+/// Name of the bare chat template, which newer transformers write instead.
+pub const CHAT_TEMPLATE_JINJA: &str = "chat_template.jinja";
 /// Name of the generation defaults, which name the end tokens.
 pub const GENERATION: &str = "generation_config.json";
+
+/// Every file of a checkpoint that is not weights: read if it is there, and saved beside new weights. The last
+/// ones are for other programs.
+const COMPANIONS: [&str; 13] = [
+    CONFIG,
+    TOKENIZER,
+    PREPROCESSOR,
+    PROCESSOR,
+    TOKENIZER_CONFIG,
+    CHAT_TEMPLATE,
+    CHAT_TEMPLATE_JINJA,
+    GENERATION,
+    "video_preprocessor_config.json",
+    "vocab.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+];
 
 /// Files of a checkpoint by name.
 pub type Files = Vec<(String, Vec<u8>)>;
 
-/// Reads the files of a checkpoint directory that this crate uses.
+/// Reads the files of a checkpoint directory that are not weights: configuration, tokenizer, processors, chat
+/// template, generation defaults.
 ///
 /// # Errors
-/// Names a file that is missing or cannot be read. `tokenizer_config.json`, `chat_template.json` and
-/// `generation_config.json` may be missing; what they hold is then looked for in the others.
-pub fn read_dir(dir: &Path) -> Result<Files> {
+/// Names `config.json` or `tokenizer.json` if it is missing, or a file that cannot be read.
+pub fn read_companions(dir: &Path) -> Result<Files> {
     let mut files = vec![];
-    for (name, needed) in [
-        (WEIGHTS, true),
-        (CONFIG, true),
-        (TOKENIZER, true),
-        (PREPROCESSOR, true),
-        (TOKENIZER_CONFIG, false),
-        (CHAT_TEMPLATE, false),
-        (GENERATION, false),
-    ] {
+    for name in COMPANIONS {
         let path = dir.join(name);
         match std::fs::read(&path) {
             Ok(bytes) => files.push((name.to_owned(), bytes)),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !needed => {}
-            Err(error) => {
-                return Err(error).with_context(|| {
-                    format!(
-                        "cannot read {}: --model names a checkpoint directory in the hub's layout",
-                        path.display()
-                    )
-                });
-            }
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
         }
     }
+    let has = |name: &str| files.iter().any(|(found, _)| found == name);
+    if !has(CONFIG) {
+        bail!("{} has no {CONFIG}: a checkpoint directory in the hub's layout is needed", dir.display());
+    }
+    if !has(TOKENIZER) && has("vocab.json") {
+        bail!(
+            "{} has vocab.json but no {TOKENIZER}, the only form of a tokenizer that is read; transformers makes it: \
+             AutoTokenizer.from_pretrained(folder).save_pretrained(folder)",
+            dir.display()
+        );
+    }
+    if !has(TOKENIZER) {
+        bail!("{} has no {TOKENIZER}", dir.display());
+    }
     Ok(files)
+}
+
+/// Opens the model of a checkpoint directory. Weights of any type (f32, f16, bf16) become f32.
+///
+/// Peak memory is the model's and a few megabytes for each thread. The files must not be changed meanwhile.
+///
+/// # Errors
+/// Names the directory, the file and the tensor: a configuration that is not supported; a missing, surplus,
+/// misshapen or repeated tensor; a truncated file; an index that does not fit its shards.
+pub fn open(dir: &Path) -> Result<Model> {
+    let path = dir.join(CONFIG);
+    let config = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let read = || Model::read(VlConfig::parse(&config)?, Catalogue::open(dir)?);
+    read().with_context(|| format!("checkpoint {}", dir.display()))
 }
 
 /// Random initial weights by tensor name, scaled by fan-in; projections into the residual stream are smaller.
@@ -104,14 +157,17 @@ impl Model {
     /// A model from the text of `config.json` and the bytes of `model.safetensors`. Weights of any float type
     /// become f32.
     pub fn from_bytes(config: &str, weights: &[u8]) -> Result<Self> {
-        let config = VlConfig::parse(config)?;
-        let mut loaded = Loaded(read_tensors(weights)?);
-        let model = Self::build(config, &mut loaded)?;
-        if model.config.tie_word_embeddings {
-            loaded.0.remove("lm_head.weight");
-        }
-        if let Some(name) = loaded.0.keys().next() {
-            bail!("tensor {name:?} is not part of the model ({} such tensors)", loaded.0.len());
+        Self::read(VlConfig::parse(config)?, Catalogue::in_memory(weights)?)
+    }
+
+    fn read(config: VlConfig, mut catalogue: Catalogue<'_>) -> Result<Self> {
+        let mut inventory = Inventory::new();
+        Self::build(config.clone(), &mut inventory)?;
+        let tied = config.tie_word_embeddings;
+        catalogue.check(&inventory, tied)?;
+        let model = Self::build(config, &mut catalogue)?;
+        if tied {
+            catalogue.check_tied_head(model.head())?;
         }
         Ok(model)
     }
@@ -123,7 +179,7 @@ impl Model {
 
     /// Replaces all parameters by those in the bytes of a `model.safetensors` of the same configuration.
     pub fn replace_weights(&mut self, weights: &[u8]) -> Result<()> {
-        *self = Self::build(self.config.clone(), &mut Loaded(read_tensors(weights)?))?;
+        *self = Self::read(self.config.clone(), Catalogue::in_memory(weights)?)?;
         Ok(())
     }
 }
@@ -141,7 +197,7 @@ impl AdamW {
 
     /// State from [`AdamW::to_bytes`], checked against the model's parameters.
     pub fn from_bytes(model: &Model, settings: OptimizerSettings, bytes: &[u8]) -> Result<Self> {
-        let mut loaded = Loaded(read_tensors(bytes)?);
+        let mut loaded = Catalogue::in_memory(bytes)?;
         let halves = loaded.take("updates", &[2])?;
         let halves = view(&halves)?;
         let updates = ((halves[0] as u64) << 24) | halves[1] as u64;
@@ -164,16 +220,4 @@ fn write_tensors(tensors: impl Iterator<Item = (String, Tensor)>) -> Result<Vec<
     let map: BTreeMap<String, Tensor> = tensors.collect();
     let metadata = [("format".to_owned(), "pt".to_owned())].into_iter().collect();
     Ok(safetensors::serialize(&map, Some(metadata))?)
-}
-
-fn read_tensors(bytes: &[u8]) -> Result<BTreeMap<String, Tensor>> {
-    let file = SafeTensors::deserialize(bytes).context("not a whole safetensors file")?;
-    let mut tensors = BTreeMap::new();
-    for (name, data) in file.tensors() {
-        let dtype = DType::try_from(data.dtype()).with_context(|| format!("tensor {name:?}"))?;
-        let raw = Tensor::from_raw_buffer(data.data(), dtype, data.shape(), &Device::Cpu)?;
-        let value = raw.to_dtype(DType::F32).with_context(|| format!("tensor {name:?}"))?;
-        ensure!(tensors.insert(name.clone(), value).is_none(), "tensor {name:?} occurs twice");
-    }
-    Ok(tensors)
 }

@@ -1,9 +1,8 @@
 //! Named parameters and their gradients.
 
 use super::kernels::add_assign;
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use candle_core::Tensor;
-use std::collections::BTreeMap;
 
 /// Index of a parameter; its gradient has the same index.
 pub(crate) type Id = usize;
@@ -67,20 +66,6 @@ impl Params {
 pub(crate) trait Source {
     /// The tensor of this name and shape (f32).
     fn take(&mut self, name: &str, shape: &[usize]) -> Result<Tensor>;
-}
-
-/// Tensors read from a checkpoint, by name.
-pub(crate) struct Loaded(pub BTreeMap<String, Tensor>);
-
-impl Source for Loaded {
-    fn take(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
-        let tensor =
-            self.0.remove(name).with_context(|| format!("tensor {name:?} is missing from the checkpoint"))?;
-        if tensor.dims() != shape {
-            bail!("tensor {name:?} has shape {:?}, config.json asks for {shape:?}", tensor.dims());
-        }
-        Ok(tensor)
-    }
 }
 
 /// Gradients, summed over micro-batches. A parameter that no backward reached has none.

@@ -13,7 +13,7 @@ use minijinja::{Environment, Error, ErrorKind, Value, context};
 const NAME: &str = "chat_template";
 
 /// A parsed chat template.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct ChatTemplate {
     environment: Environment<'static>,
 }

@@ -3,7 +3,7 @@
 use super::table::{Cell, Change, Interval, Score, Table};
 use anyhow::Result;
 
-const SCORES: [&str; 14] = [
+const SCORES: [&str; 15] = [
     "arm",
     "label",
     "benchmark",
@@ -18,6 +18,7 @@ const SCORES: [&str; 14] = [
     "pass_pct",
     "majority_pct",
     "mean_tokens",
+    "protocol",
 ];
 const DIFFERENCES: [&str; 12] = [
     "arm",
@@ -53,7 +54,8 @@ impl Table {
         for row in &self.rows {
             for (benchmark, cell) in self.named(&row.cells, &row.average) {
                 let head = [&row.key, &row.label, benchmark, cell.status()].map(String::from);
-                writer.write_record(head.into_iter().chain(score_fields(cell, row.seeds.len())))?;
+                let fields = score_fields(cell, row.seeds.len());
+                writer.write_record(head.into_iter().chain(fields).chain([self.spec.protocol_name()]))?;
             }
         }
         Ok(String::from_utf8(writer.into_inner()?)?)

@@ -34,6 +34,7 @@ impl Table {
         if !spec.config_hashes.is_empty() {
             lines.push(format!("Configurations: {}.", spec.config_hashes.join(", ")));
         }
+        lines.push(format!("Evaluation protocol {}.", spec.protocol));
         lines.extend(spec.notes.iter().cloned());
         lines
     }

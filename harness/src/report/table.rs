@@ -39,6 +39,8 @@ pub struct TableSpec {
     pub seeds: String,
     /// Hashes of the configurations behind the rows, as text, one entry each.
     pub config_hashes: Vec<String>,
+    /// The evaluation protocol in words; its name stands before the colon.
+    pub protocol: String,
     /// Further sentences for the footer.
     pub notes: Vec<String>,
     /// The columns in order (the paper's: [`super::PaperTables::benchmarks`]).
@@ -53,6 +55,13 @@ pub struct TableSpec {
     pub statistics_seed: u64,
     /// Published rows to show below.
     pub paper: Vec<PaperRow>,
+}
+
+impl TableSpec {
+    /// The name of the evaluation protocol.
+    pub(super) fn protocol_name(&self) -> String {
+        self.protocol.split(':').next().unwrap_or_default().to_owned()
+    }
 }
 
 /// A cell with a number, or without one and why.

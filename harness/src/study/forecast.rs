@@ -1,0 +1,315 @@
+//! What a plan would do, without doing it: cells, downloads, steps, tokens, memory, time.
+//!
+//! Memory and operations are computed by the formulas of [`crate::cost`]; times come from `results/timing.csv`, which
+//! says for each where it was measured.
+
+use super::questions::{checkpoint_files, wanted_dataset};
+use super::{Plan, RunConfig, find};
+use crate::bench::Manifest;
+use crate::config::Origin;
+use crate::cost::{Lengths, Memory, memory, picture_tokens, step_flops, step_tokens, weights};
+use crate::hub::{FetchPlan, Hub, Wanted};
+use crate::settings::{CheckpointSettings, Dtype, OptimizerState};
+use anyhow::{Context, Result};
+use serde::Deserialize;
+
+/// Measured times, part of the program.
+const TIMES: &str = include_str!("../../../results/timing.csv");
+/// Longest prompt in tokens that is assumed where no setting bounds it: pictures and some text.
+const TEXT_TOKENS: u64 = 256;
+
+/// A line of `results/timing.csv`.
+#[derive(Debug, Deserialize)]
+struct Timing {
+    scale: String,
+    what: String,
+    seconds: f64,
+    gpus: u32,
+    hardware: String,
+    source: String,
+}
+
+/// The whole plan in words. Nothing is downloaded or written; the hub is asked for sizes unless offline.
+///
+/// # Errors
+/// On settings that do not resolve and manifests that do not exist. A hub that cannot be reached is part of the text.
+pub fn forecast(plan: &Plan) -> Result<String> {
+    let configs = plan.configs()?;
+    let first = configs.first().context("there is no cell to run")?;
+    let mut text = format!("Plan of study {} at scale {}\n{}\n", plan.study.name, plan.scale.name, plan.study.question);
+    let mut section = |title: &str, lines: Vec<String>| {
+        text += &format!("\n{title}\n");
+        for line in lines {
+            text += &format!("  {line}\n");
+        }
+    };
+    section(&format!("Cells ({})", configs.len()), cells(plan, &configs)?);
+    section("Base model and questions", origin(first)?);
+    let wanted = downloads(first)?;
+    if !wanted.is_empty() {
+        let found = Hub::new(plan.sources.hub.clone()).and_then(|hub| hub.plan(&wanted));
+        section("Downloads", download_lines(&wanted, found));
+    }
+    section("Training, per trained cell", training(first)?);
+    section("Evaluation, per cell", evaluation(first)?);
+    section("Memory, by formula at greatest lengths (not measured)", memory_lines(first)?);
+    section("Time", times(&configs)?);
+    if let Origin::Hub { checkpoint, .. } = first.origin()? {
+        section("Device", vec![needs_gpu(first, checkpoint)]);
+    }
+    Ok(text)
+}
+
+fn cells(plan: &Plan, configs: &[RunConfig]) -> Result<Vec<String>> {
+    let runs = plan.out.join("runs");
+    let mut lines = vec![];
+    for config in configs {
+        let done = runs.is_dir() && find(&plan.store()?, &config.key())?.is_some_and(|cell| cell.is_done());
+        let what = match (&config.algorithm, done) {
+            (_, true) => "done already".to_owned(),
+            (None, false) => "evaluation only".to_owned(),
+            (Some(_), false) => format!("{} steps, then evaluation", config.train.steps),
+        };
+        lines.push(format!("{}: {what}", config.key()));
+    }
+    Ok(lines)
+}
+
+fn origin(config: &RunConfig) -> Result<Vec<String>> {
+    let count = weights(&config.model, vocabulary(config)?);
+    let sizes = format!(
+        "{:.2} billion weights: language {:.2}, vocabulary {:.2}, vision {:.2}",
+        billions(count.total()),
+        billions(count.language),
+        billions(count.vocabulary),
+        billions(count.vision)
+    );
+    Ok(match config.origin()? {
+        Origin::Made { world, warm_start } => vec![
+            format!("base model: made here by {} supervised updates", warm_start.steps),
+            format!("questions: generated, {} for training and {} for evaluation per benchmark", world.train_items, world.eval_items),
+        ],
+        Origin::Hub { checkpoint, data } => vec![
+            format!("base model: {} at {}, {:?}", checkpoint.repo, checkpoint.revision, checkpoint.dtype),
+            sizes,
+            format!("training set: {} ({})", data.train, data.train_source),
+            format!("benchmarks: {} ({})", data.benchmarks.join(", "), data.eval_source),
+        ],
+    })
+}
+
+/// Rows of the embedding. A model that is made here gets them from its word list, which is small.
+fn vocabulary(config: &RunConfig) -> Result<usize> {
+    Ok(match config.origin()? {
+        Origin::Made { .. } => 1024,
+        Origin::Hub { checkpoint, .. } => checkpoint.vocab_size,
+    })
+}
+
+/// What a run needs from the hub: checkpoint, training set, benchmarks.
+pub fn downloads(config: &RunConfig) -> Result<Vec<Wanted>> {
+    let Origin::Hub { checkpoint, data } = config.origin()? else { return Ok(vec![]) };
+    let mut wanted = vec![checkpoint_files(&checkpoint.repo, &checkpoint.revision)];
+    let benchmarks = data.benchmarks.iter().map(|name| (name, &data.eval_source));
+    for (name, source) in std::iter::once((&data.train, &data.train_source)).chain(benchmarks) {
+        let manifest = Manifest::by_name(name)?;
+        wanted.push(wanted_dataset(&manifest, manifest.source(Some(source))?));
+    }
+    Ok(wanted)
+}
+
+fn download_lines(wanted: &[Wanted], found: Result<FetchPlan>) -> Vec<String> {
+    found.map_or_else(
+        |error| {
+            let each = wanted.iter().map(|wanted| format!("{}: {}", wanted.repo, wanted.files.join(" ")));
+            each.chain([format!("sizes are not known: {error:#}")]).collect()
+        },
+        |plan| downloads_in_words(&plan),
+    )
+}
+
+/// What a fetch would do: a line per repository, the sum, the room on the disk, and what else there is to know.
+pub fn downloads_in_words(plan: &FetchPlan) -> Vec<String> {
+    let mut lines = vec![];
+    for (repo, licence) in &plan.licences {
+        let files: Vec<_> = plan.files.iter().filter(|file| file.repo == *repo).collect();
+        let cached = files.iter().filter(|file| file.cached).count();
+        let bytes: u64 = files.iter().map(|file| file.bytes).sum();
+        let commit = files.first().map_or("", |file| file.commit.get(..12).unwrap_or_default());
+        lines.push(format!(
+            "{repo} ({commit}): {} files, {:.2} GB, {cached} cached; licence: {}",
+            files.len(),
+            gigabytes(bytes),
+            licence.as_deref().unwrap_or("not stated")
+        ));
+    }
+    lines.push(format!(
+        "to download: {:.2} GB; free: {:.2} GB at {}",
+        gigabytes(plan.needed_bytes),
+        gigabytes(plan.free_bytes),
+        plan.cache_dir.display()
+    ));
+    lines.extend(plan.notes.iter().cloned());
+    lines
+}
+
+fn gigabytes(bytes: u64) -> f64 {
+    bytes as f64 / 1e9
+}
+
+fn lengths(config: &RunConfig) -> Result<Lengths> {
+    let prompt = match config.origin()? {
+        Origin::Made { .. } => picture_tokens(&config.model) + TEXT_TOKENS,
+        Origin::Hub { data, .. } => data.max_prompt_tokens as u64,
+    };
+    Ok(Lengths { prompt, response: config.sampling.max_new_tokens as u64 })
+}
+
+fn training(config: &RunConfig) -> Result<Vec<String>> {
+    let train = &config.train;
+    let lengths = lengths(config)?;
+    let tokens = step_tokens(train, lengths);
+    let flops = step_flops(&config.model, vocabulary(config)?, tokens, lengths);
+    let updates = train.prompts_per_step / train.mini_batch_prompts;
+    Ok(vec![
+        format!(
+            "{} steps of {} prompts x {} responses, {updates} updates of {} prompts each; groups without spread are drawn \
+             again where the algorithm filters",
+            train.steps, train.prompts_per_step, train.group_size, train.mini_batch_prompts
+        ),
+        format!(
+            "at most {} response tokens and {} prompt tokens per step (each prompt once for its group), {} in all",
+            thousands(tokens.response),
+            thousands(tokens.prompt),
+            thousands(train.steps * (tokens.response + tokens.prompt))
+        ),
+        format!(
+            "at most {:.1} PFLOP per step: rollout {:.1}, one scoring pass {:.1}, update {:.1}",
+            peta(flops.rollout + flops.scoring + flops.update),
+            peta(flops.rollout),
+            peta(flops.scoring),
+            peta(flops.update)
+        ),
+    ])
+}
+
+fn evaluation(config: &RunConfig) -> Result<Vec<String>> {
+    let items: u64 = match config.origin()? {
+        Origin::Made { world, .. } => (crate::bench::tiny::FAMILIES.len() * world.eval_items) as u64,
+        Origin::Hub { data, .. } => {
+            let rows = |name: &String| Ok(Manifest::by_name(name)?.source(Some(&data.eval_source))?.expected.kept as u64);
+            data.benchmarks.iter().map(rows).sum::<Result<u64>>()?
+        }
+    };
+    let samples = u64::from(config.eval.samples);
+    let longest = config.eval.sampling.max_new_tokens as u64;
+    Ok(vec![
+        format!("{} items x {samples} samples{}", thousands(items), limit(config.eval.items)),
+        format!("at most {} response tokens", thousands(items * samples * longest)),
+        format!("protocol {}", config.eval.in_words()),
+    ])
+}
+
+fn limit(items: usize) -> String {
+    if items == 0 { String::new() } else { format!(" (at most {items} items per benchmark)") }
+}
+
+fn memory_of(config: &RunConfig) -> Result<Memory> {
+    let (dtype, optimizer) = match config.origin()? {
+        Origin::Made { .. } => (Dtype::F32, OptimizerState::F32),
+        Origin::Hub { checkpoint, .. } => (checkpoint.dtype, checkpoint.optimizer_state),
+    };
+    let vocabulary = vocabulary(config)?;
+    let sequences = config.eval.batch;
+    Ok(memory(&config.model, vocabulary, dtype, optimizer, &config.train, lengths(config)?, sequences))
+}
+
+fn memory_lines(config: &RunConfig) -> Result<Vec<String>> {
+    let memory = memory_of(config)?;
+    let parts = [
+        ("weights", memory.weights),
+        ("gradients", memory.gradients),
+        ("optimiser state", memory.optimizer),
+        ("layer inputs of one micro-batch", memory.layer_inputs),
+        ("workspace of one layer and logits", memory.workspace),
+        ("keys and values while sampling", memory.kv_cache),
+    ];
+    let mut lines: Vec<String> =
+        parts.iter().map(|(name, bytes)| format!("{name:<34}{:>9.1} GiB", gib(*bytes))).collect();
+    lines.push(format!("{:<34}{:>9.1} GiB (sampling and updating take turns)", "together", gib(memory.peak())));
+    Ok(lines)
+}
+
+fn times(configs: &[RunConfig]) -> Result<Vec<String>> {
+    let table: Vec<Timing> = csv::Reader::from_reader(TIMES.as_bytes())
+        .deserialize()
+        .collect::<Result<_, _>>()
+        .context("results/timing.csv")?;
+    let mut lines = vec![];
+    if let Some(config) = configs.first()
+        && let Origin::Made { warm_start, .. } = config.origin()?
+    {
+        lines.push(time(&table, &config.scale, &["warm_start"], "base model", warm_start.steps));
+    }
+    for config in configs {
+        if let Some(algorithm) = &config.algorithm {
+            let preset = if algorithm.perception.is_some() { "vppo" } else { "dapo" };
+            let rows = [config.variant.as_str(), preset];
+            lines.push(time(&table, &config.scale, &rows, &config.key().to_string(), config.train.steps));
+        }
+    }
+    if let Some(config) = configs.first() {
+        lines.push(time(&table, &config.scale, &["evaluation"], "evaluation of each cell", 1));
+    }
+    Ok(lines)
+}
+
+/// The time of `count` units, from the first of the table's rows `whats` that exists.
+fn time(table: &[Timing], scale: &str, whats: &[&str], name: &str, count: u64) -> String {
+    let row = whats.iter().find_map(|what| table.iter().find(|row| row.scale == scale && row.what == *what));
+    let Some(row) = row else {
+        return format!("{name}: no measured time is known");
+    };
+    let borrowed = if row.what == whats[0] { String::new() } else { format!(", {}'s taken for it", row.what) };
+    let total = row.seconds * count as f64;
+    let shown = if total < 7_200.0 { format!("{:.0} s", total) } else { format!("{:.1} h", total / 3_600.0) };
+    let cost = if row.gpus == 0 { String::new() } else { format!(" = {:.0} GPU-hours", total / 3_600.0 * f64::from(row.gpus)) };
+    format!("{name}: {shown} on {}{cost} ({}{borrowed})", row.hardware, row.source)
+}
+
+/// What a run on a GPU needs, and the ways out where there is none.
+pub(super) fn needs_gpu(config: &RunConfig, checkpoint: &CheckpointSettings) -> String {
+    let needed = memory_of(config).map_or(0.0, |memory| gib(memory.peak()));
+    format!(
+        "scale {} trains {} on NVIDIA GPUs with about {needed:.0} GiB of memory in all (by formula), and this build of \
+         harness runs on the processor only. `--dry-run` prints the whole plan; `--scale tiny` does the same job with a \
+         small model in minutes; --set checkpoint.device=cpu --set checkpoint.dtype=f32 --set \
+         checkpoint.optimizer_state=f32 takes the processor, which for a model of this size means weeks",
+        config.scale, checkpoint.repo
+    )
+}
+
+fn billions(count: u64) -> f64 {
+    count as f64 / 1e9
+}
+
+fn peta(operations: u64) -> f64 {
+    operations as f64 / 1e15
+}
+
+fn gib(bytes: u64) -> f64 {
+    bytes as f64 / (1u64 << 30) as f64
+}
+
+/// `12345678` as `12,345,678`.
+fn thousands(count: u64) -> String {
+    let digits = count.to_string();
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}

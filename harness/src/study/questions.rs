@@ -1,0 +1,192 @@
+//! The questions of a run: generated ones, or training set and benchmarks from the hub.
+
+use super::RunConfig;
+use crate::bench::tiny::{FAMILIES, Split, generate};
+use crate::bench::{self, Loaded, Manifest, RowCheck, Source};
+use crate::config::Origin;
+use crate::model::checkpoint::CONFIG;
+use crate::hub::{self, Hub, Repo, Wanted};
+use crate::progress::{Interrupted, Progress};
+use crate::rollout::Policy;
+use crate::settings::{CheckpointSettings, DataSettings, WorldSettings};
+use crate::train::TrainingData;
+use crate::types::Example;
+use anyhow::{Context, Result, ensure};
+use rayon::prelude::*;
+use std::path::PathBuf;
+
+/// Evaluation questions by benchmark, in the order of the table's columns.
+pub type Benchmarks = Vec<(String, Vec<Example>)>;
+
+/// Files of a checkpoint that are needed.
+const CHECKPOINT_FILES: [&str; 3] = ["*.safetensors", "*.json", "*.jinja"];
+
+/// Where files of the hub come from, and how strictly they are taken.
+#[derive(Clone, Debug)]
+pub struct Sources {
+    /// Downloads.
+    pub hub: hub::Settings,
+    /// A folder with copies of repositories, `OWNER/NAME/FILES`, in place of downloads.
+    pub folder: Option<PathBuf>,
+    /// What happens where a dataset has another number of rows than its manifest says.
+    pub rows: RowCheck,
+}
+
+impl Sources {
+    /// The folder of a checkpoint's files, downloaded if need be.
+    pub fn checkpoint(&self, checkpoint: &CheckpointSettings, progress: &dyn Progress) -> Result<PathBuf> {
+        if let Some(folder) = &self.folder {
+            return Ok(folder.join(&checkpoint.repo));
+        }
+        let wanted = checkpoint_files(&checkpoint.repo, &checkpoint.revision);
+        let fetched = Hub::new(self.hub.clone())?.fetch(&wanted, progress)?;
+        let config = fetched.files.iter().find(|(path, _)| path == CONFIG);
+        let dir = config.and_then(|(_, file)| file.parent());
+        Ok(dir.with_context(|| format!("{} has no {CONFIG}", fetched.repo))?.to_owned())
+    }
+
+    /// All questions of a dataset, downloaded if need be. Counts of rows left out are told.
+    pub fn dataset(&self, name: &str, source: &str, progress: &dyn Progress) -> Result<Loaded> {
+        let manifest = Manifest::by_name(name)?;
+        let source = manifest.source(Some(source))?;
+        let wanted = wanted_dataset(&manifest, source);
+        let files = match &self.folder {
+            Some(folder) => bench::files_below(&folder.join(&source.hub))?,
+            None => Hub::new(self.hub.clone())?.fetch(&wanted, progress)?.files,
+        };
+        let loaded = bench::read(&manifest, source, &files, self.rows)?;
+        for note in &loaded.notes {
+            progress.note(&format!("{}: {note}", manifest.name));
+        }
+        Ok(loaded)
+    }
+}
+
+/// What the fetcher needs to know of a checkpoint.
+pub fn checkpoint_files(repo: &str, revision: &str) -> Wanted {
+    let files = CHECKPOINT_FILES.map(str::to_owned).into();
+    Wanted { repo: Repo::model(repo, revision), files, licence: None }
+}
+
+/// What the fetcher needs to know of a dataset.
+pub fn wanted_dataset(manifest: &Manifest, source: &Source) -> Wanted {
+    let repo = Repo::dataset(&source.hub, &source.revision);
+    Wanted { repo, files: source.files.clone(), licence: Some(manifest.licence.clone()) }
+}
+
+/// Training questions.
+pub enum Questions {
+    /// Generated, families in turn.
+    World(WorldSettings),
+    /// Read from files.
+    Rows(Vec<Example>),
+}
+
+impl TrainingData for Questions {
+    fn len(&self) -> usize {
+        match self {
+            Questions::World(world) => world.train_items * FAMILIES.len(),
+            Questions::Rows(rows) => rows.len(),
+        }
+    }
+
+    fn example(&self, index: usize) -> Result<Example> {
+        Ok(match self {
+            Questions::World(world) => {
+                let family = index % FAMILIES.len();
+                generate(world.seed, Split::Train, family, index / FAMILIES.len()).example
+            }
+            Questions::Rows(rows) => rows[index].clone(),
+        })
+    }
+}
+
+/// The training questions of a run. Those whose prompts are too long are left out and counted.
+pub fn training_questions(
+    config: &RunConfig,
+    base: &Policy,
+    sources: &Sources,
+    progress: &dyn Progress,
+) -> Result<Questions> {
+    match config.origin()? {
+        Origin::Made { world, .. } => Ok(Questions::World(world.clone())),
+        Origin::Hub { data, .. } => {
+            let rows = sources.dataset(&data.train, &data.train_source, progress)?.examples;
+            let kept = without_long_prompts(rows, base, data.max_prompt_tokens, progress)?;
+            Ok(Questions::Rows(kept))
+        }
+    }
+}
+
+/// Leaves out the questions whose prompts have more than `limit` tokens and tells how many they are.
+///
+/// # Errors
+/// Names a question whose pictures cannot be read; if none is left; if interrupted.
+pub fn without_long_prompts(
+    questions: Vec<Example>,
+    policy: &Policy,
+    limit: usize,
+    progress: &dyn Progress,
+) -> Result<Vec<Example>> {
+    const CHUNK: usize = 256;
+    let total = questions.len();
+    progress.begin("count prompt tokens", 0, total as u64);
+    let mut kept = Vec::with_capacity(total);
+    let (mut seen, mut longest) = (0, 0);
+    for chunk in questions.chunks(CHUNK) {
+        if progress.stop_requested() {
+            return Err(Interrupted.into());
+        }
+        let tokens: Vec<usize> =
+            chunk.par_iter().map(|question| policy.renderer.prompt_tokens(question)).collect::<Result<_>>()?;
+        longest = tokens.iter().copied().fold(longest, usize::max);
+        let short = chunk.iter().zip(&tokens).filter(|(_, tokens)| **tokens <= limit);
+        kept.extend(short.map(|(question, _)| question.clone()));
+        seen += chunk.len();
+        progress.advance(seen as u64, &format!("{} longer than {limit}", seen - kept.len()));
+    }
+    progress.end();
+    progress.note(&format!(
+        "training questions: {} of {total} kept, {} left out for prompts of more than {limit} tokens (longest: {longest})",
+        kept.len(),
+        total - kept.len()
+    ));
+    ensure!(!kept.is_empty(), "every training question has a prompt of more than {limit} tokens");
+    Ok(kept)
+}
+
+/// The names of a run's benchmarks: the table's columns.
+pub fn columns(config: &RunConfig) -> Result<Vec<String>> {
+    Ok(match config.origin()? {
+        Origin::Made { .. } => FAMILIES.map(str::to_owned).to_vec(),
+        Origin::Hub { data, .. } => column_names(data)?,
+    })
+}
+
+fn column_names(data: &DataSettings) -> Result<Vec<String>> {
+    data.benchmarks.iter().map(|name| Ok(Manifest::by_name(name)?.name)).collect()
+}
+
+/// The evaluation questions of a run.
+pub fn benchmarks(config: &RunConfig, sources: &Sources, progress: &dyn Progress) -> Result<Benchmarks> {
+    let limit = if config.eval.items == 0 { usize::MAX } else { config.eval.items };
+    match config.origin()? {
+        Origin::Made { world, .. } => Ok(generated(world, limit)),
+        Origin::Hub { data, .. } => data
+            .benchmarks
+            .iter()
+            .zip(column_names(data)?)
+            .map(|(name, column)| {
+                let mut examples = sources.dataset(name, &data.eval_source, progress)?.examples;
+                examples.truncate(limit);
+                Ok((column, examples))
+            })
+            .collect(),
+    }
+}
+
+fn generated(world: &WorldSettings, limit: usize) -> Benchmarks {
+    let count = world.eval_items.min(limit);
+    let items = |family| (0..count).map(|i| generate(world.seed, Split::Eval, family, i).example).collect();
+    FAMILIES.iter().enumerate().map(|(family, name)| ((*name).to_owned(), items(family))).collect()
+}
