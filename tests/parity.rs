@@ -44,7 +44,7 @@ struct Sample {
 }
 
 /// Checkpoint folders in `place`, in the order of their names.
-fn checkpoints(place: &Path) -> Vec<PathBuf> {
+pub fn checkpoints(place: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(place).unwrap_or_else(|e| panic!("{}: {e}", place.display()));
     let mut folders: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
     folders.retain(|folder| {
