@@ -130,7 +130,7 @@ fn a_folder_that_is_no_checkpoint_is_refused() {
     let model = out.path().join("pictures");
     let more = ["--model", model.to_str().unwrap()];
     let eval = || own("eval", out.path(), &data, &more);
-    refused(eval(), &["pictures/model.safetensors", "--model"]);
+    refused(eval(), &["pictures/config.json", "--model"]);
     fs::write(model.join("model.safetensors"), "no weights").unwrap();
     refused(eval(), &["pictures", "config.json"]);
     fs::write(model.join("config.json"), "{}").unwrap();

@@ -42,7 +42,8 @@ fn repositories() -> TempDir {
 
 /// Scale 7b with the fixture's sizes and few, short steps.
 fn scale(folder: &Path) -> PathBuf {
-    let seven = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../ablations/scale/7b.toml")).unwrap();
+    let seven =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../ablations/scale/7b.toml")).unwrap();
     let mut table: toml::Table = seven.parse().unwrap();
     let changes = r#"
         [checkpoint]
@@ -119,12 +120,22 @@ fn the_arms_of_a_hub_scale_run_from_checkpoint_and_datasets_to_the_table() {
     let (from, out) = (repositories(), tempfile::tempdir().unwrap());
     let scale = scale(out.path());
     let scale = scale.to_str().unwrap();
-    let arms = ["reproduce", "--scale", scale, "--variants", "base,grpo,vppo", "--set", "algorithm.group_filter=none"];
+    let arms = [
+        "reproduce",
+        "--scale",
+        scale,
+        "--variants",
+        "base,grpo,vppo",
+        "--set",
+        "algorithm.group_filter=none",
+    ];
     let done: Finished = succeeds(on_copies(&arms, from.path(), out.path()));
     for column in ["MathVision", "Geo3k", "We-Math", "VPPO"] {
         assert!(done.stdout.contains(column), "{column}: {}", done.stdout);
     }
-    for note in ["MathVision", "allow", "training questions: ", "left out for prompts of more than 600 tokens"] {
+    for note in
+        ["MathVision", "allow", "training questions: ", "left out for prompts of more than 600 tokens"]
+    {
         assert!(done.stderr.contains(note), "{note}: {}", done.stderr);
     }
     let runs = out.path().join("runs/mini/main");
@@ -137,18 +148,37 @@ fn the_arms_of_a_hub_scale_run_from_checkpoint_and_datasets_to_the_table() {
     }
     assert_eq!(lines(&runs.join("vppo/seed-1/metrics.jsonl")).len(), 1);
     let csv = fs::read_to_string(out.path().join("results/mini/main.csv")).unwrap();
-    assert!(csv.lines().next().unwrap().ends_with(",protocol") && csv.lines().nth(1).unwrap().ends_with(",own"));
-    assert!(fs::read_to_string(out.path().join("results/mini/main.md")).unwrap().contains("Evaluation protocol own: temperature 1,"));
+    assert!(
+        csv.lines().next().unwrap().ends_with(",protocol") && csv.lines().nth(1).unwrap().ends_with(",own")
+    );
+    assert!(
+        fs::read_to_string(out.path().join("results/mini/main.md"))
+            .unwrap()
+            .contains("Evaluation protocol own: temperature 1,")
+    );
 
     // A trained model is a checkpoint like any other, for evaluation and for more training.
     let model = runs.join("vppo/seed-1/model");
     let model = model.to_str().unwrap();
-    let eval = ["eval", "--model", model, "--benchmark", "MathVision,Geo3k", "--limit", "2", "--samples", "3"];
+    let eval =
+        ["eval", "--model", model, "--benchmark", "MathVision,Geo3k", "--limit", "2", "--samples", "3"];
     let short = ["--protocol", "own", "--set", "eval.sampling.max_new_tokens=4"];
     let small = ["--set", "model.min_pixels=784", "--set", "model.max_pixels=12544"];
     let evaluated = succeeds(on_copies(&[&eval[..], &short, &small].concat(), from.path(), out.path()));
     assert!(evaluated.stdout.contains("12 completions: correct "), "{}", evaluated.stdout);
-    let train = ["train", "--model", model, "--dataset", "virl39k", "--source", "repack", "--scale", scale, "--variant", "grpo"];
+    let train = [
+        "train",
+        "--model",
+        model,
+        "--dataset",
+        "virl39k",
+        "--source",
+        "repack",
+        "--scale",
+        scale,
+        "--variant",
+        "grpo",
+    ];
     let more = succeeds(on_copies(&train, from.path(), out.path()));
     assert!(more.stdout.contains("model:"), "{}", more.stdout);
 }
@@ -178,7 +208,8 @@ fn what_is_not_as_stated_is_refused_with_the_way_out() {
 #[test]
 fn without_files_the_way_to_them_is_named() {
     let out = tempfile::tempdir().unwrap();
-    let mut command = harness(["eval", "--benchmark", "MathVision", "--offline", "--model", "nowhere", "--out"]);
+    let mut command =
+        harness(["eval", "--benchmark", "MathVision", "--offline", "--model", "nowhere", "--out"]);
     command.arg(out.path()).env("HF_HOME", out.path()).env_remove("HF_HUB_CACHE").current_dir(out.path());
     refused(command, &["MathLLMs/MathVision", "harness fetch"]);
 }

@@ -92,7 +92,11 @@ fn a_protocol_is_a_promise_about_the_settings() {
         assert!(eval.in_words().starts_with(protocol.name()), "{}", eval.in_words());
     }
     let papo = with(Protocol::PapoEval, &[]).unwrap();
-    assert!(papo.in_words().contains("top-k 50") && papo.in_words().contains("1024 to 589824"), "{}", papo.in_words());
+    assert!(
+        papo.in_words().contains("top-k 50") && papo.in_words().contains("1024 to 589824"),
+        "{}",
+        papo.in_words()
+    );
     for broken in ["eval.sampling.top_k=3", "eval.sampling.top_p=0.9", "eval.sampling.max_new_tokens=32"] {
         for protocol in [Protocol::Paper, Protocol::PapoEval] {
             let error = format!("{:#}", with(protocol, &[broken]).unwrap_err());
@@ -100,14 +104,18 @@ fn a_protocol_is_a_promise_about_the_settings() {
         }
         assert!(with(Protocol::Own, &[broken]).is_ok());
     }
-    assert!(format!("{:#}", with(Protocol::Own, &["eval.pictures={min_pixels=9, max_pixels=8}"]).unwrap_err()).contains("max_pixels"));
+    assert!(
+        format!("{:#}", with(Protocol::Own, &["eval.pictures={min_pixels=9, max_pixels=8}"]).unwrap_err())
+            .contains("max_pixels")
+    );
 }
 
 #[test]
 fn a_dry_run_prints_the_plan_and_leaves_nothing() {
     let folder = tempfile::tempdir().unwrap();
     for scale in ["7b", "32b", "tiny"] {
-        let plan = succeeds(offline(&["reproduce", "--scale", scale, "--dry-run", "--seeds", "1,2"], folder.path()));
+        let plan =
+            succeeds(offline(&["reproduce", "--scale", scale, "--dry-run", "--seeds", "1,2"], folder.path()));
         insta::with_settings!({ snapshot_path => "snapshots", prepend_module_to_snapshot => false }, {
             insta::assert_snapshot!(format!("plan__{scale}"), plan.stdout);
         });

@@ -1,4 +1,5 @@
-//! Speed of picture preprocessing: area rule, resize, normalisation and patches.
+//! Speed of picture preprocessing: decoding, area rule, resize, normalisation and patches. What it was beside
+//! Pillow's is written at the module `harness::image`.
 use criterion::Criterion;
 use harness::image::{Alpha, AreaRule, Processor, patches, prepare};
 use harness::types::{Picture, Rgb};
@@ -25,12 +26,24 @@ fn picture(width: u32, height: u32) -> Picture {
     Picture::Rgb(Arc::new(Rgb { width, height, pixels }))
 }
 
-/// A large picture as the benchmarks have it (only rounded to merge blocks) and a small one (enlarged first).
+/// A file of the golden tests.
+fn file(name: &str) -> Picture {
+    let path = format!("{}/../tests/golden/data/{name}", env!("CARGO_MANIFEST_DIR"));
+    Picture::Encoded(std::fs::read(path).expect("a picture of the golden tests").into())
+}
+
+/// A large picture as the benchmarks have it (only rounded to merge blocks), a small one (enlarged first), and
+/// files with their decoding.
 pub fn preprocess(c: &mut Criterion) {
     let processor = processor();
-    for (width, height) in [(1_000, 700), (112, 112)] {
-        let picture = picture(width, height);
-        c.bench_function(&format!("preprocess {width}x{height}"), |bencher| {
+    let pictures = [
+        ("1000x700", picture(1_000, 700)),
+        ("112x112", picture(112, 112)),
+        ("PNG file", file("mmmu_pro/images/test_Music_251_5.png")),
+        ("JPEG file", file("mathverse/images/357.png")),
+    ];
+    for (name, picture) in pictures {
+        c.bench_function(&format!("preprocess {name}"), |bencher| {
             bencher.iter(|| {
                 let rgb = prepare(black_box(&picture), AREA, Alpha::Drop)?;
                 patches(&rgb, &processor)

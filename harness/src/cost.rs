@@ -117,7 +117,8 @@ pub fn memory(
         weights: count * bytes,
         gradients: count * bytes,
         optimizer: count * optimizer.bytes(),
-        layer_inputs: (tokens * width * model.layers as u64 + patches * v * model.vision_depth as u64) * bytes,
+        layer_inputs: (tokens * width * model.layers as u64 + patches * v * model.vision_depth as u64)
+            * bytes,
         workspace: layer.max(block) + logits,
         kv_cache: cached * 2 * kv * model.layers as u64 * bytes,
     }
@@ -153,14 +154,22 @@ pub struct StepFlops {
 }
 
 /// Counts a step's operations; each prompt is computed once for its group.
-pub fn step_flops(model: &ModelSettings, vocab_size: usize, tokens: StepTokens, lengths: Lengths) -> StepFlops {
+pub fn step_flops(
+    model: &ModelSettings,
+    vocab_size: usize,
+    tokens: StepTokens,
+    lengths: Lengths,
+) -> StepFlops {
     let weights = weights(model, vocab_size);
     let head = (vocab_size * model.hidden_size) as u64;
     let pair = 4 * (model.hidden_size * model.layers) as u64;
     let attention = pair
         * (tokens.prompt * lengths.prompt / 2 + tokens.response * (lengths.prompt + lengths.response / 2));
     let language = 2 * (tokens.prompt + tokens.response) * weights.language;
-    let vision = 2 * 4 * tokens.prompt.min(tokens.prompt / lengths.prompt.max(1) * picture_tokens(model)) * weights.vision;
+    let vision = 2
+        * 4
+        * tokens.prompt.min(tokens.prompt / lengths.prompt.max(1) * picture_tokens(model))
+        * weights.vision;
     let forward = attention + language + vision + 2 * tokens.response * head;
     StepFlops { rollout: forward, scoring: forward, update: 3 * forward }
 }

@@ -6,8 +6,8 @@
 use crate::grade::grade_response;
 use crate::image::{Alpha, AreaRule, Patches, Processor, grid, patches, prepare};
 use crate::model::checkpoint::{
-    self, CHAT_TEMPLATE, CHAT_TEMPLATE_JINJA, CONFIG, Files, GENERATION, PREPROCESSOR, PROCESSOR, SaveSettings,
-    TOKENIZER, TOKENIZER_CONFIG, WEIGHTS, WeightType,
+    self, CHAT_TEMPLATE, CHAT_TEMPLATE_JINJA, CONFIG, Files, GENERATION, PREPROCESSOR, PROCESSOR,
+    SaveSettings, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS, WeightType,
 };
 use crate::model::{Completion, Model, Prompt, Tree};
 use crate::perturb::corrupt;
@@ -161,8 +161,12 @@ impl Renderer {
             .map(|picture| grid(picture, self.area, &self.processor))
             .collect::<Result<_>>()
             .with_context(item)?;
-        let text = self.template.render(&example.problem, grids.len(), &self.instruction).with_context(item)?;
-        Ok(encode_prompt(&self.tokenizer, &text, &grids, self.processor.merge_size).with_context(item)?.ids.len())
+        let text =
+            self.template.render(&example.problem, grids.len(), &self.instruction).with_context(item)?;
+        Ok(encode_prompt(&self.tokenizer, &text, &grids, self.processor.merge_size)
+            .with_context(item)?
+            .ids
+            .len())
     }
 
     /// The text of a response, special tokens left out.
@@ -174,7 +178,8 @@ impl Renderer {
 /// The text of one of a checkpoint's files.
 fn text_of<'a>(files: &'a Files, name: &str) -> Result<Option<&'a str>> {
     let file = files.iter().find(|(found, _)| found == name);
-    file.map(|(_, bytes)| std::str::from_utf8(bytes).with_context(|| format!("{name} is not UTF-8"))).transpose()
+    file.map(|(_, bytes)| std::str::from_utf8(bytes).with_context(|| format!("{name} is not UTF-8")))
+        .transpose()
 }
 
 /// The chat template, looked for in the order of transformers' processor, then in the tokenizer's configuration.

@@ -12,7 +12,7 @@ mod questions;
 pub use base::{base_policy, evaluated};
 pub use forecast::{downloads, downloads_in_words, forecast};
 pub use questions::{
-    Benchmarks, Questions, Sources, benchmarks, checkpoint_files, training_questions, wanted_dataset,
+    Benchmarks, Questions, Sources, benchmarks, checkpoint_files, manifest_rows, training_questions, wanted_dataset,
     without_long_prompts,
 };
 
@@ -27,6 +27,7 @@ use crate::stats::ItemScore;
 use crate::store::{Cell, CellKey, Checkpoint, Store, write_files};
 use crate::train::{Figures, Recipe, Trainer, TrainingData};
 use anyhow::{Context, Result, ensure};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -142,6 +143,8 @@ fn table(plan: &Plan) -> Result<(Table, Vec<Arm>)> {
         }
     }
     let protocol: EvalSettings = protocol.context("the study has no variants")?;
+    let first = plan.config(&plan.study.base, plan.seeds.first().copied().unwrap_or_default())?;
+    let notes = row_notes(&questions::expected_rows(&first)?, &arms);
     let seeds: Vec<String> = plan.seeds.iter().map(u64::to_string).collect();
     let spec = TableSpec {
         title: plan.study.question.clone(),
@@ -150,7 +153,7 @@ fn table(plan: &Plan) -> Result<(Table, Vec<Arm>)> {
         seeds: seeds.join(", "),
         config_hashes: hashes,
         protocol: protocol.in_words(),
-        notes: vec![],
+        notes,
         benchmarks: columns,
         baseline: plan.study.base.clone(),
         samples: protocol.samples,
@@ -159,6 +162,23 @@ fn table(plan: &Plan) -> Result<(Table, Vec<Arm>)> {
         paper: rows,
     };
     Ok((Table::new(spec, &arms)?, arms))
+}
+
+/// Benchmarks of which another number of items was evaluated than they have.
+pub fn row_notes(expected: &[(String, usize)], arms: &[Arm]) -> Vec<String> {
+    let mut notes = vec![];
+    for (benchmark, rows) in expected {
+        let scores = arms.iter().filter_map(|arm| match &arm.state {
+            ArmState::Measured(scores) => Some(scores),
+            _ => None,
+        });
+        let of = |score: &&ItemScore| score.benchmark == *benchmark;
+        let items: BTreeSet<&str> = scores.flatten().filter(of).map(|score| score.item.as_str()).collect();
+        if !items.is_empty() && items.len() != *rows {
+            notes.push(format!("{benchmark}: {} items were evaluated, the benchmark has {rows}.", items.len()));
+        }
+    }
+    notes
 }
 
 /// The stored scores of an arm, if all its seeds are finished under the settings asked for.

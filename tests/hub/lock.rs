@@ -194,6 +194,13 @@ fn offline_asks_nobody() {
 }
 
 #[test]
+fn an_update_offline_is_refused() {
+    let mut settings = World::new().settings();
+    (settings.offline, settings.update) = (true, true);
+    assert!(Hub::new(settings).unwrap_err().to_string().contains("HF_HUB_OFFLINE forbids"));
+}
+
+#[test]
 fn offline_says_what_is_missing_and_how_to_get_it() {
     let world = World::new();
     let error = world.fails(&offline(&world));

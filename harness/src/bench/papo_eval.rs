@@ -52,8 +52,8 @@ pub(super) fn read(
     cluster_in_path: Option<&str>,
     collector: &mut Collector,
 ) -> Result<Vec<String>> {
-    let list = list_file(files, stems)?;
-    let content = fs::read(files[list]).with_context(|| format!("{list} cannot be read"))?;
+    let (list, file) = list_file(files, stems)?;
+    let content = fs::read(file).with_context(|| format!("{list} cannot be read"))?;
     let rows: Vec<Value> =
         serde_json::from_slice(&content).with_context(|| format!("{list} is no list of rows in JSON"))?;
     let mut reader = Reader {
@@ -71,27 +71,25 @@ pub(super) fn read(
     Ok(reader.notes())
 }
 
-/// The list among the files: the one that `dataset_info.json` names, else the only one with a fitting name.
-fn list_file<'a>(files: &BTreeMap<&'a str, &PathBuf>, stems: &[String]) -> Result<&'a str> {
-    let wanted = |path: &str| {
+/// The list among the files: the only one with a fitting name, or of several the one that `dataset_info.json`
+/// names.
+fn list_file<'a>(files: &BTreeMap<&'a str, &'a PathBuf>, stems: &[String]) -> Result<(&'a str, &'a PathBuf)> {
+    let fits = |path: &str| {
         let name = path.rsplit('/').next().unwrap_or(path);
         name.strip_suffix(".json").is_some_and(|stem| stems.iter().any(|wanted| wanted == stem))
     };
-    let lists: Vec<&str> = files.keys().copied().filter(|path| wanted(path)).collect();
-    if let [only] = lists[..] {
-        return Ok(only);
+    let mut lists: Vec<_> = files.iter().map(|(&path, &file)| (path, file)).collect();
+    lists.retain(|(path, _)| fits(path));
+    if lists.len() > 1 {
+        let named = listed_in_info(files)?;
+        lists.retain(|(path, _)| named.iter().any(|name| path.ends_with(&format!("/{name}"))));
     }
-    let named = listed_in_info(files)?;
-    match lists
-        .iter()
-        .filter(|path| named.iter().any(|name| path.ends_with(&format!("/{name}"))))
-        .collect::<Vec<_>>()[..]
-    {
+    match lists[..] {
         [only] => Ok(only),
         _ => bail!(
-            "there must be one list called {}.json; among the {} files there are {lists:?}",
+            "there must be one list called {}.json, or dataset_info.json must name one of several; found {}",
             stems.join(".json or "),
-            files.len()
+            lists.len()
         ),
     }
 }

@@ -27,7 +27,12 @@ pub(super) fn fetch(args: &FetchArgs) -> Result<()> {
     for repository in &wanted {
         let fetched = hub.fetch(repository, &display)?;
         let licence = fetched.licence.as_deref().unwrap_or("not stated");
-        println!("{}: {} files at commit {}; licence: {licence}", fetched.repo, fetched.files.len(), fetched.commit);
+        println!(
+            "{}: {} files at commit {}; licence: {licence}",
+            fetched.repo,
+            fetched.files.len(),
+            fetched.commit
+        );
     }
     Ok(())
 }
@@ -38,7 +43,12 @@ fn verify(hub: &Hub, display: &Display) -> Result<()> {
     for file in &bad {
         println!("{:?}: {} of {}", file.condition, file.file.display(), file.repo);
     }
-    ensure!(bad.is_empty(), "{} of {} files are not what the lock pins: run `harness fetch`", bad.len(), checked.len());
+    ensure!(
+        bad.is_empty(),
+        "{} of {} files are not what the lock pins: run `harness fetch`",
+        bad.len(),
+        checked.len()
+    );
     println!("{} files are what the lock pins", checked.len());
     Ok(())
 }
@@ -58,7 +68,10 @@ fn wanted(args: &FetchArgs) -> Result<Vec<Wanted>> {
         let (scale, study) = (Scale::load(&args.scale)?, Study::load("main")?);
         let mut config = RunConfig::resolve(&scale, &study, "base", 1, &[])?;
         let scale = &args.scale;
-        let data = config.data.as_mut().with_context(|| format!("scale {scale} makes its own model and questions"))?;
+        let data = config
+            .data
+            .as_mut()
+            .with_context(|| format!("scale {scale} makes its own model and questions"))?;
         if let Some(source) = &args.source {
             data.eval_source = source.clone();
         }

@@ -132,8 +132,9 @@ pub(super) fn eval(args: &EvalArgs) -> Result<()> {
         cell.mark_done()?;
     }
     let lines = cell.samples()?.context("the evaluation left no samples")?;
-    let names = benchmarks.into_iter().map(|(name, _)| name).collect();
-    println!("{}", eval_table(&config, names, &lines)?.terminal(COLUMNS));
+    let names: Vec<String> = benchmarks.into_iter().map(|(name, _)| name).collect();
+    let expected = if args.benchmarks.is_empty() { vec![] } else { study::manifest_rows(&names, &args.source)? };
+    println!("{}", eval_table(&config, names, &expected, &lines)?.terminal(COLUMNS));
     println!("{}", counts(&lines));
     println!("samples: {}", cell.dir().join("samples.jsonl").display());
     Ok(())
@@ -180,12 +181,19 @@ fn eval_questions(
 /// The manifests of benchmarks by name, or all of them.
 fn manifests(names: &[String]) -> Result<Vec<Manifest>> {
     match names {
-        [all] if all == "all" => Ok(Manifest::all()?.into_iter().filter(|manifest| manifest.role == Role::Benchmark).collect()),
+        [all] if all == "all" => {
+            Ok(Manifest::all()?.into_iter().filter(|manifest| manifest.role == Role::Benchmark).collect())
+        }
         names => names.iter().map(|name| Manifest::by_name(name)).collect(),
     }
 }
 
-fn eval_table(config: &RunConfig, benchmarks: Vec<String>, lines: &[SampleLine]) -> Result<Table> {
+fn eval_table(
+    config: &RunConfig,
+    benchmarks: Vec<String>,
+    expected: &[(String, usize)],
+    lines: &[SampleLine],
+) -> Result<Table> {
     let scores = ItemScore::from_lines("model", config.seed, lines, config.eval.samples)?;
     let arms = [Arm { key: "model".into(), label: "Model".into(), state: ArmState::Measured(scores) }];
     let spec = TableSpec {
@@ -195,7 +203,7 @@ fn eval_table(config: &RunConfig, benchmarks: Vec<String>, lines: &[SampleLine])
         seeds: config.seed.to_string(),
         config_hashes: vec![],
         protocol: config.eval.in_words(),
-        notes: vec![],
+        notes: study::row_notes(expected, &arms),
         benchmarks,
         baseline: "model".into(),
         samples: config.eval.samples,

@@ -26,8 +26,8 @@ pub use layer::Setting;
 pub use study::{PaperRow, Scale, Study, Variant};
 
 use crate::settings::{
-    CheckpointSettings, DataSettings, EvalSettings, ModelSettings, OptimizerSettings, Sampling, TrainSettings,
-    WarmStart, WorldSettings,
+    CheckpointSettings, DataSettings, EvalSettings, ModelSettings, OptimizerSettings, Sampling,
+    TrainSettings, WarmStart, WorldSettings,
 };
 use crate::store::{CellKey, content_hash};
 use anyhow::{Result, anyhow, bail, ensure};

@@ -54,7 +54,7 @@ pub use repo::{Repo, RepoKind, Wanted};
 pub use settings::{Settings, Token};
 
 use crate::progress::Progress;
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -74,8 +74,13 @@ struct Shared {
 }
 
 impl Hub {
-    /// Prepares the client; touches neither network nor files. Fails on an endpoint that is no `http(s)` address.
+    /// Prepares the client; touches neither network nor files. Fails on an endpoint that is no `http(s)` address, and
+    /// where an update is asked for offline.
     pub fn new(settings: Settings) -> Result<Hub> {
+        ensure!(
+            !(settings.offline && settings.update),
+            "an update asks the hub, which HF_HUB_OFFLINE forbids: leave out one of them"
+        );
         let client = client::Client::new(&settings)?;
         Ok(Hub { shared: Arc::new(Shared { settings, client, unreachable: AtomicBool::new(false) }) })
     }

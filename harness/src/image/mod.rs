@@ -6,14 +6,24 @@
 //! 2. [`patches`]: round the sides to whole merge blocks, normalise, cut into patches (what the hub's
 //!    processor does: transformers, `Qwen2VLImageProcessor`).
 //!
-//! Sizes, filters and rounding are Pillow's (`resample`), so that equal decoded pixels give equal patches,
-//! bit for bit. It does not know questions, prompts or the model.
+//! Sizes, filters, modes and rounding are Pillow's, so that a file gives the same bits as Pillow 13 and
+//! transformers' slow image processor: checked on 1,412 pictures of eight benchmarks (404 JPEG, 1,008 PNG), and in
+//! `tests/golden` for every way of storing pixels. It does not know questions, prompts or the model.
 //!
-//! Deviations from Pillow, all in how a file becomes pixels: the JPEG decoder is up to 4 levels away where colour
-//! is subsampled (61 benchmark pictures: under 0.1 % of values over 2 levels, 1 level in grey pictures); 16-bit
-//! grey keeps its high byte (Pillow clips at 255, which turns such pictures white); CMYK is converted to RGB
-//! before the area rule instead of after it; GIF and palette BMP always count as palette pictures, even with a
-//! pure grey palette. EXIF orientation is ignored, as in the reference.
+//! Deviations from Pillow, all in how a file becomes pixels:
+//! - damaged or truncated files are errors; Pillow decodes some damaged JPEG files all the same;
+//! - a CMYK JPEG whose black is subsampled is an error, and so are more pixels or longer sides than `decode` allows;
+//! - 16-bit BMP (5 or 6 bits per channel) is up to 1 level brighter;
+//! - where the first frame of a GIF leaves its canvas open, that part is black instead of the palette's first or
+//!   transparent colour.
+//!
+//! Kept as in Pillow, surprising or not: 16-bit grey is clipped at 255, which turns most such pictures white; EXIF
+//! orientation is ignored; `convert("RGB")` uncovers the colours under transparency (see [`Alpha`]). A marked
+//! transparent colour stays as it is, as under the reference's transformers 4.5x; transformers 5 lays it on white.
+//!
+//! Speed against Pillow 13 and transformers 5.23, one core each, in turns, 60 files of eight benchmarks (42 PNG, 18
+//! JPEG), best of 7 rounds per file, on a busy machine: 5.4 times faster from bytes to patches (decoding 3.5, area
+//! rule 3.1, processor 7.0); 4.8 times faster than the shortest NumPy code for the processor's part.
 
 mod decode;
 mod grey16;

@@ -291,9 +291,15 @@ mod tests {
         let fields = r#""patch_size": 14, "temporal_patch_size": 2, "merge_size": 2,
             "image_mean": [0, 0, 0], "image_std": [1, 1, 1]"#;
         for file in [
-            format!(r#"{{"image_processor": {{"size": {{"shortest_edge": 3136, "longest_edge": 12845056}}, {fields}}}}}"#),
-            format!(r#"{{"size": {{"min_pixels": 3136, "max_pixels": 12845056}}, "min_pixels": null, {fields}}}"#),
-            format!(r#"{{"min_pixels": 3136, "max_pixels": 12845056, "size": {{"shortest_edge": 1}}, {fields}}}"#),
+            format!(
+                r#"{{"image_processor": {{"size": {{"shortest_edge": 3136, "longest_edge": 12845056}}, {fields}}}}}"#
+            ),
+            format!(
+                r#"{{"size": {{"min_pixels": 3136, "max_pixels": 12845056}}, "min_pixels": null, {fields}}}"#
+            ),
+            format!(
+                r#"{{"min_pixels": 3136, "max_pixels": 12845056, "size": {{"shortest_edge": 1}}, {fields}}}"#
+            ),
         ] {
             assert_eq!(Processor::from_json(&file).unwrap(), hub(), "{file}");
         }

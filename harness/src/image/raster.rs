@@ -160,7 +160,8 @@ mod tests {
     #[test]
     fn inks_take_away_light() {
         // Pillow: Image.new("CMYK", (1, 1), inks).convert("RGB")
-        for (inks, light) in [([0, 0, 0, 0], [255; 3]), ([255, 0, 0, 0], [0, 255, 255]), ([9, 8, 7, 255], [0; 3])]
+        for (inks, light) in
+            [([0, 0, 0, 0], [255; 3]), ([255, 0, 0, 0], [0, 255, 255]), ([9, 8, 7, 255], [0; 3])]
         {
             assert_eq!(raster(Mode::Cmyk, &inks).into_rgb().pixels, light);
         }

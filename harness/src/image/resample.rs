@@ -96,18 +96,15 @@ impl<'a> Raster<'a> {
             return self;
         }
         let row_bytes = self.row_bytes();
-        let mut pixels = vec![0; row_bytes * height];
-        let taps = fixed_point_taps(self.height, height);
-        for (new_row, (first, weights)) in pixels.chunks_exact_mut(row_bytes).zip(taps.iter()) {
+        let whole_blocks = row_bytes - row_bytes % LANES;
+        let mut pixels = Vec::with_capacity(row_bytes * height);
+        for (first, weights) in fixed_point_taps(self.height, height).iter() {
             let rows = &self.pixels[first * row_bytes..];
-            let mut blocks = new_row.chunks_exact_mut(LANES);
-            let mut start = 0;
-            for block in &mut blocks {
-                block.copy_from_slice(&weighted_sums::<LANES>(&rows[start..], row_bytes, weights));
-                start += LANES;
+            for start in (0..whole_blocks).step_by(LANES) {
+                pixels.extend_from_slice(&weighted_sums::<LANES>(&rows[start..], row_bytes, weights));
             }
-            for (offset, byte) in blocks.into_remainder().iter_mut().enumerate() {
-                [*byte] = weighted_sums(&rows[start + offset..], row_bytes, weights);
+            for start in whole_blocks..row_bytes {
+                pixels.extend_from_slice(&weighted_sums::<1>(&rows[start..], row_bytes, weights));
             }
         }
         Raster { height, pixels: Cow::Owned(pixels), ..self }

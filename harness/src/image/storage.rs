@@ -31,7 +31,10 @@ pub(super) fn has_key_colour(format: ImageFormat, bytes: &[u8]) -> bool {
 
 /// Whether each entry (of `step` bytes, the colours first) of a palette is the grey of its index.
 fn is_grey_ramp(palette: &[u8], step: usize) -> bool {
-    palette.chunks_exact(step).enumerate().all(|(index, entry)| entry[..3].iter().all(|&c| usize::from(c) == index))
+    palette
+        .chunks_exact(step)
+        .enumerate()
+        .all(|(index, entry)| entry[..3].iter().all(|&c| usize::from(c) == index))
 }
 
 /// Up to 8 bits per pixel are indices. The old OS/2 header (12 bytes) has other fields and 3-byte entries.

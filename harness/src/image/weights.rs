@@ -37,9 +37,8 @@ pub(super) fn bicubic_taps(old: usize, new: usize) -> Taps<f64> {
         let first = (centre - support + 0.5).max(0.0) as usize;
         let end = ((centre + support + 0.5) as usize).min(old);
         let start = taps.weights.len();
-        taps.weights.extend(
-            (first..end).map(|old| bicubic_kernel((old as f64 - centre + 0.5) * (1.0 / stretch))),
-        );
+        taps.weights
+            .extend((first..end).map(|old| bicubic_kernel((old as f64 - centre + 0.5) * (1.0 / stretch))));
         let total: f64 = taps.weights[start..].iter().sum();
         taps.weights[start..].iter_mut().for_each(|weight| *weight /= total);
         taps.spans.push((first, start..taps.weights.len()));

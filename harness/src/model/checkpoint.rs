@@ -20,7 +20,7 @@ use super::optimizer::AdamW;
 use super::params::Source;
 use crate::rng::{Purpose, stream};
 use crate::settings::{ModelSettings, OptimizerSettings};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, ensure};
 use candle_core::Tensor;
 use catalogue::{Catalogue, Inventory};
 pub(crate) use save::files_for;
@@ -87,18 +87,14 @@ pub fn read_companions(dir: &Path) -> Result<Files> {
         }
     }
     let has = |name: &str| files.iter().any(|(found, _)| found == name);
-    if !has(CONFIG) {
-        bail!("{} has no {CONFIG}: a checkpoint directory in the hub's layout is needed", dir.display());
-    }
-    if !has(TOKENIZER) && has("vocab.json") {
-        bail!(
-            "{} has vocab.json but no {TOKENIZER}, the only form of a tokenizer that is read; transformers makes it: \
-             AutoTokenizer.from_pretrained(folder).save_pretrained(folder)",
-            dir.display()
-        );
-    }
-    if !has(TOKENIZER) {
-        bail!("{} has no {TOKENIZER}", dir.display());
+    for needed in [CONFIG, TOKENIZER] {
+        let way_out = if needed == TOKENIZER && has("vocab.json") {
+            "vocab.json is there, but tokenizer.json is the only form of a tokenizer that is read; transformers writes \
+             it: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
+        } else {
+            "a checkpoint directory in the hub's layout is needed"
+        };
+        ensure!(has(needed), "{} is missing: {way_out}", dir.join(needed).display());
     }
     Ok(files)
 }

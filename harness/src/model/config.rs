@@ -336,7 +336,9 @@ mod tests {
         let mut text = flat();
         let fields = text.as_object_mut().unwrap();
         let vision = fields.remove("vision_config").unwrap();
-        ["rope_scaling", "rope_theta", "tie_word_embeddings"].iter().for_each(|key| drop(fields.remove(*key)));
+        ["rope_scaling", "rope_theta", "tie_word_embeddings"]
+            .iter()
+            .for_each(|key| drop(fields.remove(*key)));
         let rope = json!({ "mrope_section": [16, 24, 24], "rope_theta": 1e6, "rope_type": "default" });
         fields.insert("rope_parameters".into(), rope);
         json!({

@@ -26,8 +26,9 @@ pub fn base_policy(
     let area = AreaRule { min_pixels: config.model.min_pixels, max_pixels: config.model.max_pixels };
     match config.origin()? {
         Origin::Made { world, warm_start } => {
-            let waiting =
-                |dir: &Path| progress.note(&format!("another process makes the base model in {}", dir.display()));
+            let waiting = |dir: &Path| {
+                progress.note(&format!("another process makes the base model in {}", dir.display()))
+            };
             let files = match store.artifact("base", &config.base_hash()?, waiting)? {
                 Artifact::Ready(ready) => ready.files()?,
                 Artifact::Missing(builder) => make_base(config, world, warm_start, builder, progress)?,

@@ -36,7 +36,8 @@ struct Timing {
 pub fn forecast(plan: &Plan) -> Result<String> {
     let configs = plan.configs()?;
     let first = configs.first().context("there is no cell to run")?;
-    let mut text = format!("Plan of study {} at scale {}\n{}\n", plan.study.name, plan.scale.name, plan.study.question);
+    let mut text =
+        format!("Plan of study {} at scale {}\n{}\n", plan.study.name, plan.scale.name, plan.study.question);
     let mut section = |title: &str, lines: Vec<String>| {
         text += &format!("\n{title}\n");
         for line in lines {
@@ -87,7 +88,10 @@ fn origin(config: &RunConfig) -> Result<Vec<String>> {
     Ok(match config.origin()? {
         Origin::Made { world, warm_start } => vec![
             format!("base model: made here by {} supervised updates", warm_start.steps),
-            format!("questions: generated, {} for training and {} for evaluation per benchmark", world.train_items, world.eval_items),
+            format!(
+                "questions: generated, {} for training and {} for evaluation per benchmark",
+                world.train_items, world.eval_items
+            ),
         ],
         Origin::Hub { checkpoint, data } => vec![
             format!("base model: {} at {}, {:?}", checkpoint.repo, checkpoint.revision, checkpoint.dtype),
@@ -197,7 +201,9 @@ fn evaluation(config: &RunConfig) -> Result<Vec<String>> {
     let items: u64 = match config.origin()? {
         Origin::Made { world, .. } => (crate::bench::tiny::FAMILIES.len() * world.eval_items) as u64,
         Origin::Hub { data, .. } => {
-            let rows = |name: &String| Ok(Manifest::by_name(name)?.source(Some(&data.eval_source))?.expected.kept as u64);
+            let rows = |name: &String| {
+                Ok(Manifest::by_name(name)?.source(Some(&data.eval_source))?.expected.kept as u64)
+            };
             data.benchmarks.iter().map(rows).sum::<Result<u64>>()?
         }
     };
@@ -236,7 +242,11 @@ fn memory_lines(config: &RunConfig) -> Result<Vec<String>> {
     ];
     let mut lines: Vec<String> =
         parts.iter().map(|(name, bytes)| format!("{name:<34}{:>9.1} GiB", gib(*bytes))).collect();
-    lines.push(format!("{:<34}{:>9.1} GiB (sampling and updating take turns)", "together", gib(memory.peak())));
+    lines.push(format!(
+        "{:<34}{:>9.1} GiB (sampling and updating take turns)",
+        "together",
+        gib(memory.peak())
+    ));
     Ok(lines)
 }
 
@@ -270,10 +280,15 @@ fn time(table: &[Timing], scale: &str, whats: &[&str], name: &str, count: u64) -
     let Some(row) = row else {
         return format!("{name}: no measured time is known");
     };
-    let borrowed = if row.what == whats[0] { String::new() } else { format!(", {}'s taken for it", row.what) };
+    let borrowed =
+        if row.what == whats[0] { String::new() } else { format!(", {}'s taken for it", row.what) };
     let total = row.seconds * count as f64;
     let shown = if total < 7_200.0 { format!("{:.0} s", total) } else { format!("{:.1} h", total / 3_600.0) };
-    let cost = if row.gpus == 0 { String::new() } else { format!(" = {:.0} GPU-hours", total / 3_600.0 * f64::from(row.gpus)) };
+    let cost = if row.gpus == 0 {
+        String::new()
+    } else {
+        format!(" = {:.0} GPU-hours", total / 3_600.0 * f64::from(row.gpus))
+    };
     format!("{name}: {shown} on {}{cost} ({}{borrowed})", row.hardware, row.source)
 }
 

@@ -4,8 +4,8 @@ use super::RunConfig;
 use crate::bench::tiny::{FAMILIES, Split, generate};
 use crate::bench::{self, Loaded, Manifest, RowCheck, Source};
 use crate::config::Origin;
+use crate::hub::{self, Fetched, Hub, Repo, Wanted};
 use crate::model::checkpoint::CONFIG;
-use crate::hub::{self, Hub, Repo, Wanted};
 use crate::progress::{Interrupted, Progress};
 use crate::rollout::Policy;
 use crate::settings::{CheckpointSettings, DataSettings, WorldSettings};
@@ -39,10 +39,16 @@ impl Sources {
             return Ok(folder.join(&checkpoint.repo));
         }
         let wanted = checkpoint_files(&checkpoint.repo, &checkpoint.revision);
-        let fetched = Hub::new(self.hub.clone())?.fetch(&wanted, progress)?;
+        let fetched = self.fetched(&wanted, progress)?;
         let config = fetched.files.iter().find(|(path, _)| path == CONFIG);
         let dir = config.and_then(|(_, file)| file.parent());
         Ok(dir.with_context(|| format!("{} has no {CONFIG}", fetched.repo))?.to_owned())
+    }
+
+    /// Files that are pinned and in the cache are taken as they are; hashing them again is `harness fetch`'s.
+    fn fetched(&self, wanted: &Wanted, progress: &dyn Progress) -> Result<Fetched> {
+        let hub = Hub::new(self.hub.clone())?;
+        hub.find(wanted).or_else(|_| hub.fetch(wanted, progress))
     }
 
     /// All questions of a dataset, downloaded if need be. Counts of rows left out are told.
@@ -52,7 +58,7 @@ impl Sources {
         let wanted = wanted_dataset(&manifest, source);
         let files = match &self.folder {
             Some(folder) => bench::files_below(&folder.join(&source.hub))?,
-            None => Hub::new(self.hub.clone())?.fetch(&wanted, progress)?.files,
+            None => self.fetched(&wanted, progress)?.files,
         };
         let loaded = bench::read(&manifest, source, &files, self.rows)?;
         for note in &loaded.notes {
@@ -137,8 +143,10 @@ pub fn without_long_prompts(
         if progress.stop_requested() {
             return Err(Interrupted.into());
         }
-        let tokens: Vec<usize> =
-            chunk.par_iter().map(|question| policy.renderer.prompt_tokens(question)).collect::<Result<_>>()?;
+        let tokens: Vec<usize> = chunk
+            .par_iter()
+            .map(|question| policy.renderer.prompt_tokens(question))
+            .collect::<Result<_>>()?;
         longest = tokens.iter().copied().fold(longest, usize::max);
         let short = chunk.iter().zip(&tokens).filter(|(_, tokens)| **tokens <= limit);
         kept.extend(short.map(|(question, _)| question.clone()));
@@ -161,6 +169,24 @@ pub fn columns(config: &RunConfig) -> Result<Vec<String>> {
         Origin::Made { .. } => FAMILIES.map(str::to_owned).to_vec(),
         Origin::Hub { data, .. } => column_names(data)?,
     })
+}
+
+/// How many rows each benchmark of the hub has, by column.
+pub fn expected_rows(config: &RunConfig) -> Result<Vec<(String, usize)>> {
+    match config.origin()? {
+        Origin::Made { .. } => Ok(vec![]),
+        Origin::Hub { data, .. } => manifest_rows(&data.benchmarks, &data.eval_source),
+    }
+}
+
+/// The same for benchmarks by name.
+pub fn manifest_rows(names: &[String], source: &str) -> Result<Vec<(String, usize)>> {
+    let rows = |name: &String| {
+        let manifest = Manifest::by_name(name)?;
+        let kept = manifest.source(Some(source))?.expected.kept;
+        Ok((manifest.name, kept))
+    };
+    names.iter().map(rows).collect()
 }
 
 fn column_names(data: &DataSettings) -> Result<Vec<String>> {

@@ -105,7 +105,7 @@ def message(prompt):
 @torch.no_grad()
 def expect(network, processor, files, prompt, response):
     text = processor.apply_chat_template(message(prompt), add_generation_prompt=True)
-    images = [into_area(Image.open(OUT / file).convert("RGB")) for file in files]
+    images = [into_area(Image.open(OUT / file)).convert("RGB") for file in files]
     batch = processor(text=[text], images=images or None, return_tensors="pt")
     answer = processor.tokenizer(response)["input_ids"] + [processor.tokenizer.eos_token_id]
     ids = torch.cat([batch["input_ids"], torch.tensor([answer])], 1)

@@ -100,8 +100,8 @@ impl<'a> Catalogue<'a> {
     pub fn check(&self, inventory: &Inventory, tied: bool) -> Result<()> {
         let missing = inventory.keys().filter(|name| !self.places.contains_key(*name));
         let missing = missing.map(|name| format!("{name:?}"));
-        let is_extra = |name: &str| !inventory.contains_key(name) && !(tied && name == HEAD);
-        let extra = self.places.iter().filter(|(name, _)| is_extra(name));
+        let is_known = |name: &String| inventory.contains_key(name) || (tied && name == HEAD);
+        let extra = self.places.iter().filter(|(name, _)| !is_known(name));
         let extra = extra.map(|(_, (shard, name))| format!("{name:?} in {}", self.shards[*shard].name));
         let shapes = inventory.iter().filter_map(|(original, expected)| {
             let (shard, name) = self.places.get(original)?;
@@ -140,8 +140,10 @@ impl<'a> Catalogue<'a> {
 
 impl Source for Catalogue<'_> {
     fn take(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
-        let (shard, own_name) =
-            self.places.get(name).with_context(|| format!("tensor {name:?} is missing from the checkpoint"))?;
+        let (shard, own_name) = self
+            .places
+            .get(name)
+            .with_context(|| format!("tensor {name:?} is missing from the checkpoint"))?;
         let shard = &self.shards[*shard];
         let found = &shard.tensors[own_name].shape;
         ensure!(found == shape, "tensor {own_name:?} of {} has shape {found:?}, not {shape:?}", shard.name);

@@ -85,10 +85,10 @@ mod tests {
     fn bf16_rounds_to_nearest_even() {
         let cases = [
             (1.0, 1.0),
-            (1.003_906_25, 1.0),       // a tie goes down to the even one
-            (1.011_718_75, 1.015_625), // a tie goes up to the even one
-            (1.003_907, 1.007_812_5),
-            (-1.003_907, -1.007_812_5),
+            (257.0, 256.0), // a tie goes down to the even one
+            (259.0, 260.0), // a tie goes up to the even one
+            (257.1, 258.0),
+            (-257.1, -258.0),
             (f32::MAX, f32::INFINITY),
             (f32::NEG_INFINITY, f32::NEG_INFINITY),
             (1e-45, 0.0),

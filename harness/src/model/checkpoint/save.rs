@@ -181,12 +181,14 @@ fn header(part: &Part<'_>, weights: WeightType) -> Result<String> {
     Ok(format!("{json:<padded$}"))
 }
 
-/// Removes the weights of an earlier checkpoint, what makes them complete first.
+/// Removes the weights of an earlier checkpoint (what makes them complete first) and what a crash left of one.
 fn remove_weights(dir: &Path) -> Result<()> {
     let mut names = vec![INDEX.to_owned(), WEIGHTS.to_owned()];
     for entry in fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))? {
         let name = entry?.file_name().to_string_lossy().into_owned();
-        if name.starts_with("model-") && name.ends_with(".safetensors") {
+        let is_shard = name.starts_with("model-") && name.contains("-of-") && name.ends_with(".safetensors");
+        let is_leftover = name.starts_with(".model") && name.ends_with(".safetensors.tmp");
+        if is_shard || is_leftover {
             names.push(name);
         }
     }
