@@ -17,7 +17,7 @@ fn setting() -> (RunConfig, Policy) {
     let (scale, study) = (Scale::load("smoke").unwrap(), Study::load("main").unwrap());
     let config = RunConfig::resolve(&scale, &study, "vppo", 1, &[]).unwrap();
     let store = Store::open(reference().out().join("runs")).unwrap();
-    let hub = harness::hub::Settings::from_env("no.lock".into()).unwrap();
+    let hub = harness::hub::Settings::from_env("no.lock").unwrap();
     let sources = Sources { hub, folder: None, rows: RowCheck::Refuse };
     let base = base_policy(&config, &sources, &store, &Silent).unwrap();
     let mut config = config;

@@ -81,11 +81,9 @@ impl ChatTemplate {
     }
 }
 
-/// What the message holds: its text, or, with pictures, its parts: pictures between the texts, empty texts left out.
-fn content(pieces: &[&str]) -> Value {
-    if let [text] = pieces {
-        return Value::from(*text);
-    }
+/// The parts of a message: pictures between the texts, empty texts left out. A message without pictures is one text
+/// part, as in the reference's data with a picture column.
+fn content(pieces: &[&str]) -> Vec<Value> {
     let mut parts = Vec::new();
     for (index, &text) in pieces.iter().enumerate() {
         if index > 0 {
@@ -95,7 +93,7 @@ fn content(pieces: &[&str]) -> Value {
             parts.push(context! { type => "text", text => text });
         }
     }
-    parts.into()
+    parts
 }
 
 #[cfg(test)]
@@ -106,12 +104,7 @@ mod tests {
         ChatTemplate::new(source)?.render(problem, images, "Go.")
     }
 
-    const PARTS: &str = "{% set content = messages[0]['content'] %}
-{% if content is string %}
-[{{ content }}]
-{% set content = [] %}
-{% endif %}
-{% for part in content %}
+    const PARTS: &str = "{% for part in messages[0]['content'] %}
     {% if part['type'] == 'image' %}
 [I]
     {% else %}
@@ -156,8 +149,11 @@ mod tests {
     fn templates_find_what_transformers_offers() {
         let text = "A 'b' <c> & \"d\"\u{e9}\n";
         for (source, expected) in [
-            ("{{ messages[0].content | tojson }}", r#""A 'b' <c> & \"d\"é""#),
-            ("{{ messages[0] | tojson }}", r#"{"role": "user", "content": "A 'b' <c> & \"d\"é"}"#),
+            ("{{ messages[0].content[0].text | tojson }}", r#""A 'b' <c> & \"d\"é""#),
+            (
+                "{{ messages[0] | tojson }}",
+                r#"{"role": "user", "content": [{"type": "text", "text": "A 'b' <c> & \"d\"é"}]}"#,
+            ),
             ("{{ [1, 2.5, true, none, {}, []] | tojson }}", "[1, 2.5, true, null, {}, []]"),
             ("{{ {'z': [1], 'a': {}} | tojson(indent=2) }}", "{\n  \"z\": [\n    1\n  ],\n  \"a\": {}\n}"),
             (
