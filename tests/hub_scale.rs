@@ -133,9 +133,11 @@ fn the_arms_of_a_hub_scale_run_from_checkpoint_and_datasets_to_the_table() {
     for column in ["MathVision", "Geo3k", "We-Math", "VPPO"] {
         assert!(done.stdout.contains(column), "{column}: {}", done.stdout);
     }
-    for note in
-        ["MathVision: expected 3040 rows", "training questions: ", "left out for prompts of more than 600 tokens"]
-    {
+    for note in [
+        "MathVision: expected 3040 rows",
+        "training questions: ",
+        "left out for prompts of more than 600 tokens",
+    ] {
         assert!(done.stderr.contains(note), "{note}: {}", done.stderr);
     }
     let runs = out.path().join("runs/mini/main");

@@ -20,10 +20,23 @@ fn rows<T: serde::de::DeserializeOwned>(path: &Path) -> Vec<T> {
     text(path).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// The folder of the hub's tokenizer, where it is at hand (7 MB; not part of this repository).
+/// The checkpoints `qwen2_5_vl_*` of `HARNESS_EXTRA_GOLDEN` in the hub's older layout, in the order of their names.
+fn hub_checkpoints() -> Vec<PathBuf> {
+    let Some(extra) = extra_golden() else { return Vec::new() };
+    let entries = std::fs::read_dir(&extra).unwrap_or_else(|error| panic!("{}: {error}", extra.display()));
+    let mut folders: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    folders.retain(|folder| {
+        let name = folder.file_name().unwrap_or_default().to_string_lossy();
+        let files = ["expected.json", "tokenizer.json", "chat_template.json", "preprocessor_config.json"];
+        name.starts_with("qwen2_5_vl_") && files.iter().all(|file| folder.join(file).exists())
+    });
+    folders.sort();
+    folders
+}
+
+/// One with the hub's tokenizer, where it is at hand (7 MB; not part of this repository).
 fn hub_checkpoint() -> Option<PathBuf> {
-    let folder = extra_golden()?.join("qwen2_5_vl_tiny");
-    folder.join("tokenizer.json").exists().then_some(folder)
+    hub_checkpoints().into_iter().next()
 }
 
 fn hub_tokenizer(folder: &Path) -> Tokenizer {
@@ -160,13 +173,16 @@ struct Sample {
 }
 
 #[test]
-fn golden_prompts_of_the_tiny_checkpoint() {
-    let Some(folder) = hub_checkpoint() else { return };
-    let tokenizer = hub_tokenizer(&folder);
-    let template = hub_template(&folder);
+fn golden_prompts_of_checkpoints() {
+    hub_checkpoints().iter().for_each(|folder| check_prompts(folder));
+}
+
+fn check_prompts(folder: &Path) {
+    let tokenizer = hub_tokenizer(folder);
+    let template = hub_template(folder);
     let processor = Processor::from_json(&text(&folder.join("preprocessor_config.json"))).unwrap();
     let expected: Expected = serde_json::from_str(&text(&folder.join("expected.json"))).unwrap();
-    assert_eq!(expected.instruction, format!("\n\n{INSTRUCTION}"));
+    let instruction = expected.instruction.trim_start_matches('\n');
     let area = AreaRule { min_pixels: expected.min_pixels, max_pixels: expected.max_pixels };
     for sample in &expected.samples {
         let cut: Vec<_> = sample
@@ -177,7 +193,7 @@ fn golden_prompts_of_the_tiny_checkpoint() {
             .collect();
         let grids: Vec<_> = cut.iter().map(|cut| cut.grid_thw).collect();
         assert_eq!(grids, sample.image_grid_thw.clone().unwrap_or_default());
-        let prompt = template.render(&sample.prompt, grids.len(), INSTRUCTION).unwrap();
+        let prompt = template.render(&sample.prompt, grids.len(), instruction).unwrap();
         let ids = encode_prompt(&tokenizer, &prompt, &grids, processor.merge_size).unwrap().ids;
         assert_eq!(ids, sample.prompt_ids, "{}", sample.prompt);
         let response = tokenizer.encode(&format!("{}<|im_end|>", sample.response)).unwrap();

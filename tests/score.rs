@@ -1,7 +1,7 @@
-//! Scoring of given responses: an untrained model in the tests that run always, and transformers' figures on the
-//! checkpoints `qwen2_5_vl_*` of `HARNESS_EXTRA_GOLDEN`.
+//! Scoring of given responses by an untrained model; `golden` has transformers' figures.
 
-use crate::image::extra_golden;
+mod golden;
+
 use crate::run::{harness, refused, succeeds};
 use harness::bench::responses;
 use harness::config::{Scale, Study};
@@ -16,7 +16,7 @@ use harness::types::{Example, Picture};
 use harness::warm_start::untrained;
 use serde_json::{Value, json};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
 use tempfile::TempDir;
@@ -350,6 +350,8 @@ fn flags_change_prompt_and_pictures() {
     };
     let usual = run(&[]);
     let bare = run(&["--no-instruction"]);
+    assert_eq!(run(&["--instruction", ""]), bare);
+    let other = run(&["--instruction", "Be brief."]);
     let decode = |line: &Value| {
         let ids: Vec<u32> = serde_json::from_value(line["prompt_ids"].clone()).unwrap();
         policy().renderer.tokenizer.decode(&ids).unwrap()
@@ -360,6 +362,7 @@ fn flags_change_prompt_and_pictures() {
         decode(&usual[2])
     );
     assert!(decode(&bare[2]).contains("2 + 2?<|im_end|>"), "{}", decode(&bare[2]));
+    assert!(decode(&other[2]).contains("2 + 2?\n\nBe brief.<|im_end|>"), "{}", decode(&other[2]));
 
     let small = run(&["--min-pixels", "784", "--max-pixels", "1600"]);
     assert_eq!(small[1]["image_grid_thw"], json!([[1, 2, 4], [1, 4, 2]]));
@@ -400,67 +403,4 @@ fn a_fault_names_file_and_line_and_nothing_is_written() {
     no_model.arg(&input).arg("--output").arg(folder.path().join("new.jsonl"));
     refused(no_model, &["no/model"]);
     assert!(!folder.path().join("new.jsonl").exists());
-}
-
-/// Largest difference of numbers in two JSON lists of one length.
-fn difference(got: &Value, want: &Value) -> f64 {
-    let numbers = |list: &Value| -> Vec<f64> { serde_json::from_value(list.clone()).unwrap() };
-    let (got, want) = (numbers(got), numbers(want));
-    assert_eq!(got.len(), want.len());
-    got.iter().zip(want).map(|(got, want)| (got - want).abs()).fold(0.0, f64::max)
-}
-
-/// Scores the samples of a checkpoint's `expected.json` by the command line; gives what disagrees.
-fn disagreements(folder: &Path) -> Vec<String> {
-    let expected: Value =
-        serde_json::from_str(&fs::read_to_string(folder.join("expected.json")).unwrap()).unwrap();
-    assert_eq!(expected["instruction"], format!("\n\n{INSTRUCTION}"));
-    let samples = expected["samples"].as_array().unwrap();
-    let row = |sample: &Value| {
-        let files: Vec<String> = serde_json::from_value(sample["images"].clone()).unwrap();
-        let images: Vec<PathBuf> =
-            files.iter().map(|file| folder.join(file).canonicalize().unwrap()).collect();
-        json!({"images": images, "prompt": sample["prompt"], "response": sample["response"]})
-    };
-    let place = tempfile::tempdir().unwrap();
-    let (input, output) = (place.path().join("rows.jsonl"), place.path().join("scores.jsonl"));
-    write_rows(&input, &samples.iter().map(row).collect::<Vec<_>>());
-    let mut run = harness(["score", "--model"]);
-    run.arg(folder).arg("--input").arg(&input).arg("--output").arg(&output);
-    for (flag, key) in [("--min-pixels", "min_pixels"), ("--max-pixels", "max_pixels")] {
-        run.arg(flag).arg(expected[key].to_string());
-    }
-    succeeds(run);
-    let written = fs::read_to_string(&output).unwrap();
-    let lines: Vec<Value> = written.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!(lines.len(), samples.len());
-    let mut found = Vec::new();
-    for (i, (line, sample)) in lines.iter().zip(samples).enumerate() {
-        for key in ["image_grid_thw", "prompt_ids", "response_ids"] {
-            assert_eq!(line[key], sample[key], "sample {i}: {key}");
-        }
-        let [logp, entropy] = ["logp", "entropy"].map(|key| difference(&line[key], &sample[key]));
-        println!("sample {i} {}: logp within {logp:.1e}, entropy within {entropy:.1e}", sample["images"]);
-        if logp.max(entropy) >= 1e-3 || line["argmax"] != sample["argmax"] {
-            found.push(format!(
-                "sample {i} with {}: logp {logp:.1e}, entropy {entropy:.1e}",
-                sample["images"]
-            ));
-        }
-    }
-    found
-}
-
-#[test]
-fn golden_scores() {
-    let Some(extra) = extra_golden() else { return };
-    let mut folders: Vec<PathBuf> =
-        fs::read_dir(&extra).unwrap().map(|entry| entry.unwrap().path()).collect();
-    folders.retain(|folder| {
-        let name = folder.file_name().unwrap().to_string_lossy();
-        name.starts_with("qwen2_5_vl_") && folder.join("expected.json").exists()
-    });
-    folders.sort();
-    let found: Vec<String> = folders.iter().flat_map(|folder| disagreements(folder)).collect();
-    assert!(found.is_empty(), "{}", found.join("\n"));
 }

@@ -12,8 +12,8 @@ mod questions;
 pub use base::{base_policy, evaluated};
 pub use forecast::{downloads, downloads_in_words, forecast};
 pub use questions::{
-    Benchmarks, Questions, Sources, benchmarks, checkpoint_files, manifest_rows, training_questions, wanted_dataset,
-    without_long_prompts,
+    Benchmarks, Questions, Sources, benchmarks, checkpoint_files, manifest_rows, training_questions,
+    wanted_dataset, without_long_prompts,
 };
 
 use crate::config::{Origin, Scale, Setting, Study, Variant};
@@ -175,7 +175,10 @@ pub fn row_notes(expected: &[(String, usize)], arms: &[Arm]) -> Vec<String> {
         let of = |score: &&ItemScore| score.benchmark == *benchmark;
         let items: BTreeSet<&str> = scores.flatten().filter(of).map(|score| score.item.as_str()).collect();
         if !items.is_empty() && items.len() != *rows {
-            notes.push(format!("{benchmark}: {} items were evaluated, the benchmark has {rows}.", items.len()));
+            notes.push(format!(
+                "{benchmark}: {} items were evaluated, the benchmark has {rows}.",
+                items.len()
+            ));
         }
     }
     notes

@@ -133,7 +133,8 @@ pub(super) fn eval(args: &EvalArgs) -> Result<()> {
     }
     let lines = cell.samples()?.context("the evaluation left no samples")?;
     let names: Vec<String> = benchmarks.into_iter().map(|(name, _)| name).collect();
-    let expected = if args.benchmarks.is_empty() { vec![] } else { study::manifest_rows(&names, &args.source)? };
+    let expected =
+        if args.benchmarks.is_empty() { vec![] } else { study::manifest_rows(&names, &args.source)? };
     println!("{}", eval_table(&config, names, &expected, &lines)?.terminal(COLUMNS));
     println!("{}", counts(&lines));
     println!("samples: {}", cell.dir().join("samples.jsonl").display());

@@ -60,8 +60,11 @@ pub(super) struct ScoreArgs {
     /// Largest picture area before the processor (1003520 in the paper)
     #[arg(long, requires = "min_pixels")]
     max_pixels: Option<usize>,
-    /// Leave out the sentence that training appends to every prompt (think first, then \boxed{})
-    #[arg(long)]
+    /// What follows every prompt after a blank line
+    #[arg(long, value_name = "TEXT", default_value = INSTRUCTION)]
+    instruction: String,
+    /// Let nothing follow the prompts
+    #[arg(long, conflicts_with = "instruction")]
     no_instruction: bool,
     /// Most tokens per forward pass; changes memory and speed, results in their last digits only
     #[arg(long, default_value_t = 8192)]
@@ -111,7 +114,7 @@ pub(super) fn score(args: &ScoreArgs) -> Result<()> {
     let given = responses::read(&args.input)?;
     let mut output = LineWriter::create(&args.output)?;
     let display = Display::new()?;
-    let instruction = if args.no_instruction { "" } else { INSTRUCTION };
+    let instruction = if args.no_instruction { "" } else { &args.instruction };
     let policy = Policy::open(&args.model, instruction, area).context("--model")?;
     let mut tokens = 0;
     let scored = crate::score::score(&policy, &given, &settings, &display, |line| {

@@ -91,7 +91,7 @@ pub(super) fn call_method(
         return text_method(text, method, args);
     }
     match (value.kind(), method) {
-        (ValueKind::Map, "items") => state.apply_filter("items", &[value.clone()]),
+        (ValueKind::Map, "items") => state.apply_filter("items", std::slice::from_ref(value)),
         (ValueKind::Map, "keys") => Ok(value.try_iter()?.collect::<Vec<Value>>().into()),
         (ValueKind::Map, "get") => {
             let (key, default): (Value, Option<Value>) = from_args(args)?;

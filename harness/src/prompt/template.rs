@@ -67,45 +67,31 @@ impl ChatTemplate {
             places == images,
             "{places} {IMAGE_PLACE} places for {images} pictures: the problem must have one place per picture"
         );
-        let mut prompt = self.render_content(content(&pieces))?;
-        if places == 0 && !holds(&prompt, &pieces) {
-            prompt = self.render_content(parts(&pieces))?;
-        }
-        ensure!(holds(&prompt, &pieces), "the chat template leaves out text of the question");
-        Ok(prompt)
-    }
-
-    fn render_content(&self, content: Value) -> Result<String> {
-        let message = context! { role => "user", content => content };
+        let message = context! { role => "user", content => content(&pieces) };
         let template = self.environment.get_template(NAME)?;
         let nothing = Value::from(());
-        template
+        let prompt = template
             .render(context! {
                 messages => vec![message],
                 tools => nothing.clone(),
                 documents => nothing,
                 add_generation_prompt => true,
             })
-            .context("the chat template cannot be rendered")
+            .context("the chat template cannot be rendered")?;
+        ensure!(holds(&prompt, &pieces), "the chat template leaves out text of the question");
+        Ok(prompt)
     }
 }
 
-/// Whether a prompt has every piece of the question: a template that expects parts renders a plain text to nothing,
-/// without an error, and the other way round.
+/// Whether a prompt has every piece of the question: a template that expects something else than parts leaves them
+/// out without an error.
 fn holds(prompt: &str, pieces: &[&str]) -> bool {
     pieces.iter().all(|piece| prompt.contains(piece.trim()))
 }
 
-/// What the message holds: its text, or, with pictures, its parts (as the reference).
-fn content(pieces: &[&str]) -> Value {
-    match pieces {
-        [text] => Value::from(*text),
-        _ => parts(pieces),
-    }
-}
-
-/// Pictures between the texts, empty texts left out.
-fn parts(pieces: &[&str]) -> Value {
+/// The parts of a message: pictures between the texts, empty texts left out. A message without pictures is one text
+/// part, as in the reference's data with a picture column.
+fn content(pieces: &[&str]) -> Vec<Value> {
     let mut parts = Vec::new();
     for (index, &text) in pieces.iter().enumerate() {
         if index > 0 {
@@ -115,7 +101,7 @@ fn parts(pieces: &[&str]) -> Value {
             parts.push(context! { type => "text", text => text });
         }
     }
-    parts.into()
+    parts
 }
 
 #[cfg(test)]
@@ -126,12 +112,7 @@ mod tests {
         ChatTemplate::new(source)?.render(problem, images, "Go.")
     }
 
-    const PARTS: &str = "{% set content = messages[0]['content'] %}
-{% if content is string %}
-[{{ content }}]
-{% set content = [] %}
-{% endif %}
-{% for part in content %}
+    const PARTS: &str = "{% for part in messages[0]['content'] %}
     {% if part['type'] == 'image' %}
 [I]
     {% else %}
@@ -176,8 +157,11 @@ mod tests {
     fn templates_find_what_transformers_offers() {
         let text = "A 'b' <c> & \"d\"\u{e9}\n";
         for (source, expected) in [
-            ("{{ messages[0].content | tojson }}", r#""A 'b' <c> & \"d\"é""#),
-            ("{{ messages[0] | tojson }}", r#"{"role": "user", "content": "A 'b' <c> & \"d\"é"}"#),
+            ("{{ messages[0].content[0].text | tojson }}", r#""A 'b' <c> & \"d\"é""#),
+            (
+                "{{ messages[0] | tojson }}",
+                r#"{"role": "user", "content": [{"type": "text", "text": "A 'b' <c> & \"d\"é"}]}"#,
+            ),
             ("{{ [1, 2.5, true, none, {}, []] | tojson }}", "[1, 2.5, true, null, {}, []]"),
             ("{{ {'z': [1], 'a': {}} | tojson(indent=2) }}", "{\n  \"z\": [\n    1\n  ],\n  \"a\": {}\n}"),
             (
