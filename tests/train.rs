@@ -18,7 +18,7 @@ fn setting() -> (RunConfig, Policy) {
     let config = RunConfig::resolve(&scale, &study, "vppo", 1, &[]).unwrap();
     let store = Store::open(reference().out().join("runs")).unwrap();
     let hub = harness::hub::Settings::from_env("no.lock").unwrap();
-    let sources = Sources { hub, folder: None, rows: RowCheck::Refuse };
+    let sources = Sources { hub, folder: None, rows: RowCheck::Refuse, unfiltered: false };
     let base = base_policy(&config, &sources, &store, &Silent).unwrap();
     let mut config = config;
     config.train.mini_batch_prompts = config.train.prompts_per_step;

@@ -35,12 +35,15 @@ fn message(files: Files) -> String {
 fn chat_templates_are_looked_for_in_order() {
     let files = read_companions(&nested()).unwrap();
     assert!(rendered(files.clone(), &[]).starts_with("<|im_start|>user\nHi\n\nGo.<|im_end|>"));
-    let json = (CHAT_TEMPLATE, r#"{"chat_template": "old"}"#);
-    assert_eq!(rendered(files.clone(), &[json]), "old");
+    let template = |name: &str| format!("{name}: {{{{ messages[0].content[0].text }}}}");
+    let json = |name: &str| serde_json::json!({ "chat_template": template(name) }).to_string();
+    let (old, inside, new) = (json("old"), json("inside"), template("new"));
+    let text = |name: &str| format!("{name}: Hi\n\nGo.");
+    assert_eq!(rendered(files.clone(), &[(CHAT_TEMPLATE, &old)]), text("old"));
     let bare = without(&files, &[CHAT_TEMPLATE_JINJA, TOKENIZER_CONFIG]);
-    let inside = (TOKENIZER_CONFIG, r#"{"chat_template": "inside"}"#);
-    assert_eq!(rendered(bare.clone(), &[inside]), "inside");
-    assert_eq!(rendered(bare.clone(), &[inside, (CHAT_TEMPLATE_JINJA, "new")]), "new");
+    let inside = (TOKENIZER_CONFIG, inside.as_str());
+    assert_eq!(rendered(bare.clone(), &[inside]), text("inside"));
+    assert_eq!(rendered(bare.clone(), &[inside, (CHAT_TEMPLATE_JINJA, &new)]), text("new"));
     assert!(message(bare).contains("no chat template"));
 }
 

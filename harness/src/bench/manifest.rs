@@ -219,6 +219,12 @@ impl Manifest {
 }
 
 impl Source {
+    /// The same source with all of its rows.
+    pub fn unfiltered(&self) -> Source {
+        let expected = Expected { read: self.expected.read, kept: self.expected.read, clusters: None };
+        Source { filter: Filter::None, expected, ..self.clone() }
+    }
+
     /// Whether a path in the repository is one of [`Source::files`].
     pub fn wants(&self, path: &str) -> bool {
         self.files.iter().any(|pattern| matches(pattern, path))

@@ -110,7 +110,7 @@ impl SourceArgs {
         let mut hub = hub::Settings::from_env(self.lock.clone())?;
         hub.offline |= self.offline;
         let rows = if self.allow_row_count { RowCheck::Allow } else { RowCheck::Refuse };
-        Ok(Sources { hub, folder: self.from.clone(), rows })
+        Ok(Sources { hub, folder: self.from.clone(), rows, unfiltered: false })
     }
 }
 
@@ -177,7 +177,10 @@ struct EvalArgs {
     /// Items per benchmark (all by default)
     #[arg(long)]
     limit: Option<usize>,
-    /// Evaluation protocol: paper or papo-eval (the scale's by default)
+    /// Take the rows that the paper's filters leave out too
+    #[arg(long, requires = "benchmarks")]
+    all_rows: bool,
+    /// Evaluation protocol: own, paper or papo-eval (the scale's by default)
     #[arg(long, value_parser = protocol)]
     protocol: Option<Protocol>,
     #[command(flatten)]

@@ -119,7 +119,7 @@ pub(super) fn train(args: &TrainArgs) -> Result<()> {
 
 pub(super) fn eval(args: &EvalArgs) -> Result<()> {
     let config = eval_config(args)?;
-    let sources = args.own.sources.sources()?;
+    let sources = Sources { unfiltered: args.all_rows, ..args.own.sources.sources()? };
     let display = Display::new()?;
     let benchmarks = eval_questions(args, &config, &sources, &display)?;
     let data: Vec<String> = benchmarks.iter().map(|(_, examples)| fingerprint(examples)).collect();

@@ -55,7 +55,7 @@ impl ChatTemplate {
     /// the template's picture marker.
     ///
     /// # Errors
-    /// If the number of places is not `images`, and where the template itself fails.
+    /// If the number of places is not `images`, where the template itself fails, and where it leaves the text out.
     pub fn render(&self, problem: &str, images: usize, instruction: &str) -> Result<String> {
         let mut text = problem.trim().to_owned();
         if !instruction.is_empty() {
@@ -67,19 +67,23 @@ impl ChatTemplate {
             places == images,
             "{places} {IMAGE_PLACE} places for {images} pictures: the problem must have one place per picture"
         );
-        let message = context! { role => "user", content => content(&pieces) };
+        let prompt = self.filled(&pieces)?;
+        ensure!(holds(&prompt, &pieces), "the chat template leaves out text of the question");
+        Ok(prompt)
+    }
+
+    fn filled(&self, pieces: &[&str]) -> Result<String> {
+        let message = context! { role => "user", content => content(pieces) };
         let template = self.environment.get_template(NAME)?;
         let nothing = Value::from(());
-        let prompt = template
+        template
             .render(context! {
                 messages => vec![message],
                 tools => nothing.clone(),
                 documents => nothing,
                 add_generation_prompt => true,
             })
-            .context("the chat template cannot be rendered")?;
-        ensure!(holds(&prompt, &pieces), "the chat template leaves out text of the question");
-        Ok(prompt)
+            .context("the chat template cannot be rendered")
     }
 }
 
@@ -139,13 +143,14 @@ mod tests {
         assert!(message("{{ raise_exception('no system role') }}", "", 0).contains("no system role"));
         assert!(ChatTemplate::from_json("{\"chat_template\": [1]}").is_err());
         assert!(ChatTemplate::from_json("[]").is_err());
+        assert!(message("{{ messages[0].role }}", "Why?", 0).contains("leaves out text of the question"));
         let same_for_all = "{{ strftime_now is defined }}{{ strftime_now('%Y') }}";
         assert!(message(same_for_all, "", 0).contains("strftime_now"));
     }
 
     #[test]
     fn a_template_may_be_one_of_several() {
-        let of = |text: &str| ChatTemplate::from_json(text).and_then(|found| found.render("q", 0, ""));
+        let of = |text: &str| ChatTemplate::from_json(text).and_then(|found| found.render("", 0, ""));
         assert_eq!(of(r#"{"chat_template": "one"}"#).unwrap(), "one");
         let two = r#"{"chat_template": [{"name": "tools", "template": "t"}, {"name": "default", "template": "d"}]}"#;
         assert_eq!(of(two).unwrap(), "d");
@@ -206,6 +211,6 @@ mod tests {
     }
 
     fn rendered_bare(source: &str, problem: &str) -> Result<String> {
-        ChatTemplate::new(source)?.render(problem, 0, "")
+        ChatTemplate::new(source)?.filled(&[problem.trim()])
     }
 }

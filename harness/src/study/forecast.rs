@@ -188,11 +188,11 @@ fn training(config: &RunConfig) -> Result<Vec<String>> {
             thousands(train.steps * (tokens.response + tokens.prompt))
         ),
         format!(
-            "at most {:.1} PFLOP per step: rollout {:.1}, one scoring pass {:.1}, update {:.1}",
-            peta(flops.rollout + flops.scoring + flops.update),
-            peta(flops.rollout),
-            peta(flops.scoring),
-            peta(flops.update)
+            "at most {} per step: rollout {}, one scoring pass {}, update {}",
+            operations(flops.rollout + flops.scoring + flops.update),
+            operations(flops.rollout),
+            operations(flops.scoring),
+            operations(flops.update)
         ),
     ])
 }
@@ -239,7 +239,7 @@ fn memory_lines(config: &RunConfig) -> Result<Vec<String>> {
         ("keys and values while sampling", memory.kv_cache),
     ];
     let mut lines: Vec<String> =
-        parts.iter().map(|(name, bytes)| format!("{name:<34}{:>9.1} GiB", gib(*bytes))).collect();
+        parts.iter().map(|(name, count)| format!("{name:<34}{:>12}", bytes(*count))).collect();
     lines.push(format!(
         "{:<34}{:>9.1} GiB (sampling and updating take turns)",
         "together",
@@ -311,8 +311,23 @@ fn billions(count: u64) -> f64 {
     count as f64 / 1e9
 }
 
-fn peta(operations: u64) -> f64 {
-    operations as f64 / 1e15
+/// A number of operations or bytes in the largest unit that leaves at least one before the point.
+fn in_units(count: u64, step: f64, units: [&str; 4]) -> String {
+    let mut value = count as f64;
+    let mut unit = 0;
+    while value >= step && unit + 1 < units.len() {
+        value /= step;
+        unit += 1;
+    }
+    format!("{value:.1} {}", units[unit])
+}
+
+fn operations(count: u64) -> String {
+    in_units(count / 1_000_000, 1e3, ["MFLOP", "GFLOP", "TFLOP", "PFLOP"])
+}
+
+fn bytes(count: u64) -> String {
+    in_units(count, 1024.0, ["B", "KiB", "MiB", "GiB"])
 }
 
 fn gib(bytes: u64) -> f64 {

@@ -30,6 +30,8 @@ pub struct Sources {
     pub folder: Option<PathBuf>,
     /// What happens where a dataset has another number of rows than its manifest says.
     pub rows: RowCheck,
+    /// Whether rows that the paper's filters leave out are taken too.
+    pub unfiltered: bool,
 }
 
 impl Sources {
@@ -60,7 +62,10 @@ impl Sources {
             Some(folder) => bench::files_below(&folder.join(&source.hub))?,
             None => self.fetched(&wanted, progress)?.files,
         };
-        let loaded = bench::read(&manifest, source, &files, self.rows)?;
+        let loaded = match self.unfiltered {
+            true => bench::read(&manifest, &source.unfiltered(), &files, self.rows)?,
+            false => bench::read(&manifest, source, &files, self.rows)?,
+        };
         for note in &loaded.notes {
             progress.note(&format!("{}: {note}", manifest.name));
         }
