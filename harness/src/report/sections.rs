@@ -18,7 +18,10 @@ pub(super) struct Section {
 impl Table {
     /// The grids, from the scores to the outcomes.
     pub(super) fn sections(&self) -> Vec<Section> {
-        let mut sections = vec![self.score_section(), self.change_section()];
+        let mut sections = vec![self.score_section()];
+        if !self.changes.is_empty() {
+            sections.push(self.change_section());
+        }
         if !self.spec.paper.is_empty() {
             sections.push(self.paper_section());
         }
