@@ -3,7 +3,7 @@
 mod faults;
 mod lock;
 mod processes;
-mod server;
+pub mod server;
 mod whole;
 
 use harness::hub::{Fetched, Hub, Repo, Settings, Token, Wanted};

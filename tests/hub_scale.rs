@@ -1,6 +1,7 @@
 //! The path of the 7B scale, with nothing but the sizes changed: a checkpoint of the hub's layout, training set and
 //! benchmarks in the hub's Parquet files, all arms that the scale trains, on the processor.
 
+use crate::hub::server::Server;
 use crate::run::{Finished, harness, refused, succeeds};
 use serde_json::Value;
 use std::fs;
@@ -215,4 +216,69 @@ fn without_files_the_way_to_them_is_named() {
         harness(["eval", "--benchmark", "MathVision", "--offline", "--model", "nowhere", "--out"]);
     command.arg(out.path()).env("HF_HOME", out.path()).env_remove("HF_HUB_CACHE").current_dir(out.path());
     refused(command, &["MathLLMs/MathVision", "harness fetch"]);
+}
+
+/// Serves copies of repositories as the hub would.
+fn serve(repositories: &Path) -> Server {
+    let server = Server::start();
+    let names = DATASETS.iter().map(|(_, repo)| (*repo, format!("datasets/{repo}")));
+    for (repo, address) in names.chain([(CHECKPOINT, CHECKPOINT.to_owned())]) {
+        let files: Vec<(String, Vec<u8>)> = harness::bench::files_below(&repositories.join(repo))
+            .unwrap()
+            .into_iter()
+            .map(|(path, file)| (path, fs::read(file).unwrap()))
+            .collect();
+        let files: Vec<(&str, &[u8])> =
+            files.iter().map(|(path, bytes)| (path.as_str(), bytes.as_slice())).collect();
+        server.commit(&address, "main", &files);
+    }
+    server
+}
+
+/// The user's way: what would be downloaded, the download, then a run that needs no network.
+#[test]
+fn a_scale_is_fetched_and_then_runs_offline() {
+    let (from, out) = (repositories(), tempfile::tempdir().unwrap());
+    let server = serve(from.path());
+    let scale = scale(out.path());
+    let scale = scale.to_str().unwrap();
+    let command = |arguments: &[&str], offline: &str| {
+        let mut command = harness(arguments);
+        command
+            .current_dir(out.path())
+            .env("HF_HOME", out.path().join("home"))
+            .env("HF_HUB_OFFLINE", offline);
+        command.env("HF_ENDPOINT", &server.endpoint).env_remove("HF_HUB_CACHE").env_remove("HF_TOKEN");
+        command
+    };
+    let plan = succeeds(command(&["fetch", "--scale", scale, "--dry-run"], "0")).stdout;
+    for part in ["Kun-Xiang/ViRL39K", "We-Math/We-Math", "CC BY-NC 4.0", "to download: ", "free: "] {
+        assert!(plan.contains(part), "{part}: {plan}");
+    }
+    let whole = succeeds(command(&["reproduce", "--scale", scale, "--dry-run"], "0")).stdout;
+    assert!(plan.lines().all(|line| whole.contains(line)), "{whole}");
+    assert!(
+        !out.path().join("home").exists() && !out.path().join("datasets").exists(),
+        "a dry run writes nothing"
+    );
+
+    refused(
+        command(&["reproduce", "--scale", scale, "--variants", "base"], "1"),
+        &[CHECKPOINT, "harness fetch"],
+    );
+    let _ = fs::remove_dir_all(out.path().join("runs"));
+    let fetched = succeeds(command(&["fetch", "--scale", scale], "0")).stdout;
+    assert_eq!(fetched.lines().count(), 5, "{fetched}");
+    let lock = fs::read_to_string(out.path().join("datasets/hub.lock")).unwrap();
+    assert!(lock.contains(CHECKPOINT) && lock.contains("sha256"), "{lock}");
+    let verified = succeeds(command(&["fetch", "--scale", scale, "--verify"], "1")).stdout;
+    assert!(verified.contains("files are what the lock pins"), "{verified}");
+
+    let arms = ["reproduce", "--scale", scale, "--variants", "base", "--allow-row-count"];
+    let done = succeeds(command(&arms, "1"));
+    assert!(
+        done.stdout.contains("MathVision: 4 items were evaluated, the benchmark has 2907."),
+        "{}",
+        done.stdout
+    );
 }
