@@ -184,6 +184,22 @@ fn the_arms_of_a_hub_scale_run_from_checkpoint_and_datasets_to_the_table() {
     ];
     let more = succeeds(on_copies(&train, from.path(), out.path()));
     assert!(more.stdout.contains("model:"), "{}", more.stdout);
+
+    // The cell of an evaluation is found again by what was evaluated, not by the model's path.
+    let again = |model: &Path| {
+        let mut command =
+            on_copies(&["eval", "--benchmark", "Geo3k", "--samples", "1"], from.path(), out.path());
+        succeeds({
+            command.args(short).args(small).arg("--model").arg(model);
+            command
+        })
+    };
+    let moved = out.path().join("moved");
+    copy(Path::new(model), &moved);
+    let told = "was evaluated before";
+    assert!(!again(&moved).stderr.contains(told) && again(Path::new(model)).stderr.contains(told));
+    copy(&runs.join("grpo/seed-1/model"), &moved);
+    assert!(!again(&moved).stderr.contains(told), "other weights are another model");
 }
 
 #[test]
@@ -276,9 +292,16 @@ fn a_scale_is_fetched_and_then_runs_offline() {
 
     let arms = ["reproduce", "--scale", scale, "--variants", "base", "--allow-row-count"];
     let done = succeeds(command(&arms, "1"));
-    assert!(
-        done.stdout.contains("MathVision: 4 items were evaluated, the benchmark has 2907."),
-        "{}",
-        done.stdout
-    );
+    let text = done.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(text.contains("MathVision: expected 3040 rows, of which 2907 count"), "{}", done.stdout);
+    let inputs = fs::read_to_string(out.path().join("runs/mini/main/base/seed-1/inputs.json")).unwrap();
+    assert!(inputs.contains("\"rows_read\": 5") && inputs.contains("\"commit\": \""), "{inputs}");
+    succeeds(command(&arms, "1"));
+
+    // A branch that moved, and a lock that follows it: the finished cell is not taken for the new data.
+    let file = "data/test-00000-of-00001-3532b8d3f1b4047a.parquet";
+    let rows = fs::read(from.path().join("MathLLMs/MathVision").join(file)).unwrap();
+    server.commit("datasets/MathLLMs/MathVision", "main", &[(file, &rows), ("note", b"new")]);
+    succeeds(command(&["fetch", "MathVision", "--update"], "0"));
+    refused(command(&arms, "1"), &["MathLLMs/MathVision", "another commit", "--out"]);
 }

@@ -3,9 +3,12 @@
 use crate::run::{harness, refused, succeeds};
 use harness::algo::Algorithm;
 use harness::config::{Origin, RunConfig, Scale, Setting, Study};
-use harness::settings::{Alpha, Device, Dtype, OldLogp, OptimizerState, Protocol};
+use harness::settings::{Alpha, Device, Dtype, OldLogp, OptimizerState, PixelRange, Protocol};
 use std::path::Path;
 use std::process::Command;
+
+/// Picture areas of training.
+const TRAINED: PixelRange = PixelRange { min_pixels: 200_704, max_pixels: 1_003_520 };
 
 type Config = RunConfig<Algorithm>;
 
@@ -89,13 +92,13 @@ fn a_protocol_is_a_promise_about_the_settings() {
     for protocol in Protocol::ALL {
         let eval = with(protocol, &[]).unwrap();
         assert!(eval.protocol == Some(protocol) && protocol.is_followed_by(&eval), "{}", protocol.name());
-        assert!(eval.in_words().starts_with(protocol.name()), "{}", eval.in_words());
+        assert!(eval.in_words(TRAINED).starts_with(protocol.name()), "{}", eval.in_words(TRAINED));
     }
     let papo = with(Protocol::PapoEval, &[]).unwrap();
     assert!(
-        papo.in_words().contains("top-k 50") && papo.in_words().contains("1024 to 589824"),
+        papo.in_words(TRAINED).contains("top-k 50") && papo.in_words(TRAINED).contains("1024 to 589824"),
         "{}",
-        papo.in_words()
+        papo.in_words(TRAINED)
     );
     for broken in ["eval.sampling.top_k=3", "eval.sampling.top_p=0.9", "eval.sampling.max_new_tokens=32"] {
         for protocol in [Protocol::Paper, Protocol::PapoEval] {
@@ -104,6 +107,8 @@ fn a_protocol_is_a_promise_about_the_settings() {
         }
         assert!(with(Protocol::Own, &[broken]).is_ok());
     }
+    let longer = with(Protocol::Paper, &["eval.sampling.max_new_tokens=4096"]).unwrap_err();
+    assert!(format!("{longer:#}").contains("eval.protocol"), "2,048 is the paper's limit at 7B: {longer:#}");
     assert!(
         format!("{:#}", with(Protocol::Own, &["eval.pictures={min_pixels=9, max_pixels=8}"]).unwrap_err())
             .contains("max_pixels")

@@ -7,7 +7,7 @@ use harness::config::{Scale, Study};
 use harness::progress::Silent;
 use harness::rollout::Policy;
 use harness::store::Store;
-use harness::study::{Questions, RunConfig, Sources, base_policy};
+use harness::study::{Inputs, Questions, RunConfig, Sources, base_policy};
 use harness::train::{Figures, Recipe, Trainer};
 use safetensors::SafeTensors;
 use std::collections::BTreeMap;
@@ -19,7 +19,7 @@ fn setting() -> (RunConfig, Policy) {
     let store = Store::open(reference().out().join("runs")).unwrap();
     let hub = harness::hub::Settings::from_env("no.lock").unwrap();
     let sources = Sources { hub, folder: None, rows: RowCheck::Refuse, unfiltered: false };
-    let base = base_policy(&config, &sources, &store, &Silent).unwrap();
+    let base = base_policy(&config, &sources, &store, &mut Inputs::default(), &Silent).unwrap();
     let mut config = config;
     config.train.mini_batch_prompts = config.train.prompts_per_step;
     config.train.max_refills = 1;

@@ -59,6 +59,12 @@ pub fn picture_tokens(model: &ModelSettings) -> u64 {
     (model.max_pixels / (TOKEN_PIXELS * TOKEN_PIXELS)) as u64
 }
 
+/// Most visual tokens of a prompt: as many of the largest pictures as it has room for, at least one.
+fn visual_tokens(model: &ModelSettings, lengths: Lengths) -> u64 {
+    let picture = picture_tokens(model);
+    picture * (lengths.prompt / picture.max(1)).max(1)
+}
+
 /// Longest prompt and response, in tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lengths {
@@ -106,7 +112,7 @@ pub fn memory(
     let count = weights(model, vocab_size).total();
     let responses = train.micro_batch_responses as u64;
     let tokens = responses * lengths.response + responses.div_ceil(group) * lengths.prompt;
-    let patches = 4 * picture_tokens(model) * responses.div_ceil(group);
+    let patches = 4 * visual_tokens(model, lengths) * responses.div_ceil(group);
     let (width, kv) = (model.hidden_size as u64, kv_width(model));
     let (v, v_wide) = (model.vision_hidden_size as u64, model.vision_intermediate_size as u64);
     let layer = tokens * (4 * width + 2 * kv + 3 * model.intermediate_size as u64) * bytes;
@@ -166,10 +172,8 @@ pub fn step_flops(
     let attention = pair
         * (tokens.prompt * lengths.prompt / 2 + tokens.response * (lengths.prompt + lengths.response / 2));
     let language = 2 * (tokens.prompt + tokens.response) * weights.language;
-    let vision = 2
-        * 4
-        * tokens.prompt.min(tokens.prompt / lengths.prompt.max(1) * picture_tokens(model))
-        * weights.vision;
+    let prompts = tokens.prompt / lengths.prompt.max(1);
+    let vision = 2 * 4 * prompts * visual_tokens(model, lengths) * weights.vision;
     let forward = attention + language + vision + 2 * tokens.response * head;
     StepFlops { rollout: forward, scoring: forward, update: 3 * forward }
 }
@@ -229,11 +233,12 @@ mod tests {
         let memory = memory(&model, 50, Dtype::Bf16, OptimizerState::Bf16Kahan, &train, lengths, 5);
         let count = weights(&model, 50).total();
         assert_eq!([memory.weights, memory.gradients, memory.optimizer], [2 * count, 2 * count, 6 * count]);
-        // 3 responses of 2 prompts; 4 patches per prompt.
-        assert_eq!(memory.layer_inputs, (320 * 64 * 2 + 8 * 1280 * 32) * 2);
+        // 3 responses of 2 prompts; 10 pictures of 4 patches per prompt.
+        assert_eq!(memory.layer_inputs, (320 * 64 * 2 + 80 * 1280 * 32) * 2);
         // 5 responses of 3 prompts; keys and values 32 wide in 2 layers.
         assert_eq!(memory.kv_cache, 530 * 2 * 32 * 2 * 2);
-        assert_eq!(memory.workspace, 320 * (256 + 64 + 384) * 2 + 2 * 1024 * 50 * 4);
+        // A vision block is larger than a layer here.
+        assert_eq!(memory.workspace, 80 * (6 * 1280 + 3 * 32) * 2 + 2 * 1024 * 50 * 4);
         let peak = 10 * count + memory.layer_inputs + memory.workspace;
         assert_eq!(memory.peak(), peak.max(10 * count + memory.kv_cache));
         let tokens = step_tokens(&train, lengths);

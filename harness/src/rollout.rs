@@ -130,7 +130,7 @@ impl Renderer {
         example: &Example,
         mut change: impl FnMut(usize, crate::types::Rgb) -> crate::types::Rgb,
     ) -> Result<Prompt> {
-        let item = || format!("item {:?} of {}", example.id, example.benchmark);
+        let item = || named(example);
         let pictures: Vec<Arc<Patches>> = example
             .images
             .iter()
@@ -154,7 +154,7 @@ impl Renderer {
     /// # Errors
     /// As for [`Renderer::prompt`], as far as a picture's header tells.
     pub fn prompt_tokens(&self, example: &Example) -> Result<usize> {
-        let item = || format!("item {:?} of {}", example.id, example.benchmark);
+        let item = || named(example);
         let grids: Vec<[usize; 3]> = example
             .images
             .iter()
@@ -205,6 +205,14 @@ fn picture_processor(files: &Files) -> Result<Processor> {
         (None, None) => anyhow::bail!(
             "the checkpoint describes no picture processor: no {PREPROCESSOR}, and no image_processor in {PROCESSOR}"
         ),
+    }
+}
+
+/// A question in an error message.
+fn named(example: &Example) -> String {
+    match example.benchmark.as_str() {
+        "" => format!("item {:?}", example.id),
+        benchmark => format!("item {:?} of {benchmark}", example.id),
     }
 }
 

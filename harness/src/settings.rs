@@ -145,8 +145,8 @@ pub struct EvalSettings {
 pub enum Protocol {
     /// Whatever the settings say.
     Own,
-    /// The paper's own words (section 4, App. B): temperature 1, top-p 1, the whole vocabulary, pictures as in
-    /// training; 2,048 new tokens at 7B and 4,096 at 32B.
+    /// The paper (section 4, App. B): temperature 1, top-p 1, and the length limit of training, 2,048 new tokens at 7B
+    /// and 4,096 at 32B. It names no top-k, hence the whole vocabulary, and no picture sizes, hence those of training.
     Paper,
     /// What the authors' evaluation script leaves in force (PAPO-Eval): also top-k 50, pictures of 1,024 to
     /// 589,824 pixels and 2,048 new tokens.
@@ -217,17 +217,16 @@ impl Protocol {
 }
 
 impl EvalSettings {
-    /// The protocol in words, for the footer of a table.
-    pub fn in_words(&self) -> String {
+    /// The protocol in words, for the footer of a table; `otherwise` are the picture areas where these settings state
+    /// none.
+    pub fn in_words(&self, otherwise: PixelRange) -> String {
         let name = self.protocol.unwrap_or(Protocol::Own).name();
         let Sampling { temperature, top_p, top_k, max_new_tokens } = &self.sampling;
         let top_k = if *top_k == 0 { "off".to_owned() } else { top_k.to_string() };
-        let pictures = self.pictures.map_or("as in training".to_owned(), |range| {
-            format!("{} to {} pixels", range.min_pixels, range.max_pixels)
-        });
+        let PixelRange { min_pixels, max_pixels } = self.pictures.unwrap_or(otherwise);
         format!(
             "{name}: temperature {temperature}, top-p {top_p}, top-k {top_k}, at most {max_new_tokens} new tokens, \
-             pictures {pictures}"
+             pictures of {min_pixels} to {max_pixels} pixels"
         )
     }
 }

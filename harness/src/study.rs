@@ -4,18 +4,20 @@
 //! Tables are made from the stored lines alone, by the same function whether a run has just ended or
 //! `harness report` asks.
 
-use crate::algo::Algorithm;
 mod base;
 mod forecast;
+mod inputs;
 mod questions;
 
 pub use base::{base_policy, evaluated};
-pub use forecast::{downloads, downloads_in_words, forecast};
+pub use forecast::{by_repository, downloads, downloads_in_words, forecast};
+pub use inputs::{DataRecord, Inputs, fingerprint};
 pub use questions::{
-    Benchmarks, Questions, Sources, benchmarks, checkpoint_files, manifest_rows, training_questions,
-    wanted_dataset, without_long_prompts,
+    Benchmarks, Questions, Sources, benchmarks, checkpoint_files, item_limit, named_benchmarks,
+    training_questions, wanted_dataset, without_long_prompts,
 };
 
+use crate::algo::Algorithm;
 use crate::config::{Origin, Scale, Setting, Study, Variant};
 use crate::eval::evaluate;
 use crate::model::checkpoint::SaveSettings;
@@ -27,7 +29,6 @@ use crate::stats::ItemScore;
 use crate::store::{Cell, CellKey, Checkpoint, Store, write_files};
 use crate::train::{Figures, Recipe, Trainer, TrainingData};
 use anyhow::{Context, Result, ensure};
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -99,6 +100,9 @@ pub fn reproduce(plan: &Plan, progress: &dyn Progress, mut show: impl FnMut(&Tab
     for config in &configs {
         let cell = store.cell(&config.key(), &config.to_value()?)?;
         if cell.is_done() {
+            if let Some(inputs) = cell.inputs::<Inputs>()? {
+                inputs.check_pins(config, &plan.sources)?;
+            }
             progress.note(&format!("{}: already done", config.key()));
             continue;
         }
@@ -144,7 +148,10 @@ fn table(plan: &Plan) -> Result<(Table, Vec<Arm>)> {
     }
     let protocol: EvalSettings = protocol.context("the study has no variants")?;
     let first = plan.config(&plan.study.base, plan.seeds.first().copied().unwrap_or_default())?;
-    let notes = row_notes(&questions::expected_rows(&first)?, &arms);
+    let notes = match find(&store, &first.key())? {
+        Some(cell) => cell.inputs::<Inputs>()?.unwrap_or_default().benchmarks(&columns).notes(&arms),
+        None => vec![],
+    };
     let seeds: Vec<String> = plan.seeds.iter().map(u64::to_string).collect();
     let spec = TableSpec {
         title: plan.study.question.clone(),
@@ -152,7 +159,7 @@ fn table(plan: &Plan) -> Result<(Table, Vec<Arm>)> {
         scale: plan.scale.name.clone(),
         seeds: seeds.join(", "),
         config_hashes: hashes,
-        protocol: protocol.in_words(),
+        protocol: protocol.in_words(first.pictures()),
         notes,
         benchmarks: columns,
         baseline: plan.study.base.clone(),
@@ -162,26 +169,6 @@ fn table(plan: &Plan) -> Result<(Table, Vec<Arm>)> {
         paper: rows,
     };
     Ok((Table::new(spec, &arms)?, arms))
-}
-
-/// Benchmarks of which another number of items was evaluated than they have.
-pub fn row_notes(expected: &[(String, usize)], arms: &[Arm]) -> Vec<String> {
-    let mut notes = vec![];
-    for (benchmark, rows) in expected {
-        let scores = arms.iter().filter_map(|arm| match &arm.state {
-            ArmState::Measured(scores) => Some(scores),
-            _ => None,
-        });
-        let of = |score: &&ItemScore| score.benchmark == *benchmark;
-        let items: BTreeSet<&str> = scores.flatten().filter(of).map(|score| score.item.as_str()).collect();
-        if !items.is_empty() && items.len() != *rows {
-            notes.push(format!(
-                "{benchmark}: {} items were evaluated, the benchmark has {rows}.",
-                items.len()
-            ));
-        }
-    }
-    notes
 }
 
 /// The stored scores of an arm, if all its seeds are finished under the settings asked for.
@@ -232,10 +219,23 @@ fn run_cell(
     cell: &Cell,
     progress: &dyn Progress,
 ) -> Result<()> {
-    let base = base_policy(config, sources, store, progress)?;
-    let policy = match &config.algorithm {
-        None => base,
-        Some(algorithm) => {
+    let mut inputs = Inputs::default();
+    let base = base_policy(config, sources, store, &mut inputs, progress)?;
+    let (benchmarks, records) = benchmarks(config, sources, progress)?;
+    inputs.data = records;
+    let questions = match &config.algorithm {
+        None => None,
+        Some(_) => {
+            let (questions, record) = training_questions(config, &base, sources, progress)?;
+            inputs.data.extend(record);
+            Some(questions)
+        }
+    };
+    if inputs != Inputs::default() {
+        cell.keep_inputs(&inputs)?;
+    }
+    let policy = match (&config.algorithm, &questions) {
+        (Some(algorithm), Some(questions)) => {
             let recipe = Recipe {
                 algorithm,
                 train: &config.train,
@@ -243,13 +243,12 @@ fn run_cell(
                 optimizer: &config.optimizer,
                 seed: config.seed,
             };
-            let questions = training_questions(config, &base, sources, progress)?;
-            let policy = train(recipe, &questions, &base, cell, &config.key().to_string(), progress)?;
+            let policy = train(recipe, questions, &base, cell, &config.key().to_string(), progress)?;
             save_policy(&policy, &cell.dir().join("model"))?;
             policy
         }
+        _ => base,
     };
-    let benchmarks = benchmarks(config, sources, progress)?;
     evaluate_cell(&evaluated(policy, config), &benchmarks, &config.eval, config.seed, cell, progress)?;
     cell.mark_done()
 }

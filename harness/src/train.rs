@@ -19,6 +19,9 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+/// After this many draws for one step, and every time so many are added, the user is told.
+const TOLD_DRAWS: usize = 10;
+
 /// Named figures of one step, all deterministic.
 pub type Figures = BTreeMap<String, f64>;
 
@@ -163,6 +166,13 @@ impl<'a> Trainer<'a> {
             draws += 1;
             all.add(&groups);
             kept.extend(groups.into_iter().filter(|g| keep_group(self.recipe.algorithm, &g.rewards_g())));
+            if draws % TOLD_DRAWS == 0 {
+                progress.note(&format!(
+                    "step {}: {} of {prompts_per_step} groups kept after {draws} draws of {refill_prompts} prompts",
+                    step + 1,
+                    kept.len()
+                ));
+            }
         }
         ensure!(
             !kept.is_empty(),

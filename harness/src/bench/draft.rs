@@ -181,10 +181,15 @@ fn difference(loaded: &Loaded, expected: Expected) -> Option<String> {
     let reasons: Vec<String> =
         loaded.filtered.iter().map(|(reason, count)| format!("{count}: {reason}")).collect();
     let dropped = if reasons.is_empty() { "none".to_owned() } else { reasons.join("; ") };
+    let in_clusters = |count: Option<usize>| count.map_or(String::new(), |n| format!(", in {n} clusters"));
     Some(format!(
-        "expected {} rows, of which {} count, in {clusters} clusters; read {}, of which {} count, in {} clusters \
-         (dropped: {dropped})",
-        expected.read, expected.kept, found.read, found.kept, loaded.clusters
+        "expected {} rows, of which {} count{}; read {}, of which {} count{} (dropped: {dropped})",
+        expected.read,
+        expected.kept,
+        in_clusters(expected.clusters),
+        found.read,
+        found.kept,
+        in_clusters(expected.clusters.map(|_| loaded.clusters))
     ))
 }
 

@@ -90,7 +90,7 @@ pub fn read(path: &Path) -> Result<Vec<Example>> {
 
 /// Hands the lines of a file that are not empty to `f`, with their numbers from 1; a byte order mark is passed
 /// over. Its error gets file and line.
-pub(super) fn each_line(path: &Path, mut f: impl FnMut(usize, &[u8]) -> Result<()>) -> Result<()> {
+pub fn each_line(path: &Path, mut f: impl FnMut(usize, &[u8]) -> Result<()>) -> Result<()> {
     let content = fs::read(path).with_context(|| format!("{}: cannot be read", path.display()))?;
     let content = content.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&content);
     for (line, row) in (1..).zip(content.split(|&byte| byte == b'\n')) {
@@ -160,7 +160,7 @@ impl Reader {
 }
 
 /// The fault in words, with its column; the line that the parser would add is always 1.
-pub(super) fn without_line(error: serde_json::Error) -> anyhow::Error {
+pub fn without_line(error: serde_json::Error) -> anyhow::Error {
     let text = error.to_string();
     let place = format!(" at line 1 column {}", error.column());
     match text.strip_suffix(&place) {

@@ -1,15 +1,17 @@
 //! Studies and grading: `reproduce`, `report`, `grade`.
 
 use super::display::Display;
-use super::{GradeArgs, StudyArgs};
+use super::{GradeArgs, ReproduceArgs, StudyArgs};
+use crate::bench::jsonl::{each_line, without_line};
 use crate::config::{Scale, Setting, Study};
 use crate::grade::{Graded, grade_extracted, grade_response};
 use crate::settings::Protocol;
-use crate::store::{read_jsonl, write_file};
+use crate::store::write_file;
 use crate::study::{self, Plan};
 use crate::types::{Outcome, StopReason};
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
+use std::path::Path;
 
 /// Columns of the terminal's tables.
 pub(super) const COLUMNS: usize = 120;
@@ -34,8 +36,8 @@ pub(super) fn settings(protocol: Option<Protocol>, overrides: &[String]) -> Resu
     protocol.chain(overrides.iter().map(String::as_str)).map(str::parse).collect()
 }
 
-pub(super) fn reproduce(args: &StudyArgs) -> Result<()> {
-    let plan = plan(args)?;
+pub(super) fn reproduce(args: &ReproduceArgs) -> Result<()> {
+    let plan = plan(&args.study)?;
     if args.dry_run {
         print!("{}", study::forecast(&plan)?);
         return Ok(());
@@ -78,10 +80,30 @@ struct Verdict {
     reward: f64,
 }
 
+/// Refuses an output that is the input under whatever name.
+pub(super) fn refuse_overwriting(input: &Path, output: &Path) -> Result<()> {
+    let same = match (input.canonicalize(), output.canonicalize()) {
+        (Ok(input), Ok(output)) => input == output,
+        _ => false,
+    };
+    ensure!(!same, "--output {} would replace --input", output.display());
+    Ok(())
+}
+
+fn read_answers(path: &Path) -> Result<Vec<(usize, Answer)>> {
+    let mut answers = vec![];
+    each_line(path, |line, row| {
+        answers.push((line, serde_json::from_slice(row).map_err(without_line)?));
+        Ok(())
+    })?;
+    Ok(answers)
+}
+
 pub(super) fn grade(args: &GradeArgs) -> Result<()> {
-    let answers: Vec<Answer> = read_jsonl(&args.input)?;
+    refuse_overwriting(&args.input, &args.output)?;
+    let answers = read_answers(&args.input)?;
     let mut text = String::new();
-    for (line, answer) in (1..).zip(&answers) {
+    for (line, answer) in &answers {
         let graded: Graded = match (&answer.response, &answer.given) {
             (Some(response), None) => grade_response(response, &answer.answer, StopReason::EndToken),
             (None, Some(given)) => grade_extracted(given, &answer.answer),

@@ -9,6 +9,10 @@ use crate::study::{self, RunConfig};
 use anyhow::{Context, Result, ensure};
 
 pub(super) fn fetch(args: &FetchArgs) -> Result<()> {
+    if let Some(model) = &args.model {
+        let parts = model.split('/').filter(|part| !part.is_empty()).count();
+        ensure!(parts == 2, "--model {model}: write OWNER/NAME, a repository of the hub");
+    }
     let wanted = wanted(args)?;
     let mut settings = hub::Settings::from_env(args.lock.clone())?;
     settings.offline |= args.offline;
@@ -39,6 +43,7 @@ pub(super) fn fetch(args: &FetchArgs) -> Result<()> {
 
 fn verify(hub: &Hub, display: &Display) -> Result<()> {
     let checked = hub.verify(display)?;
+    ensure!(!checked.is_empty(), "the lock pins nothing: run `harness fetch` first");
     let bad: Vec<_> = checked.iter().filter(|file| file.condition != Condition::Good).collect();
     for file in &bad {
         println!("{:?}: {} of {}", file.condition, file.file.display(), file.repo);
@@ -59,7 +64,7 @@ fn wanted(args: &FetchArgs) -> Result<Vec<Wanted>> {
     if let Some(id) = &args.model {
         wanted.push(study::checkpoint_files(id, "main"));
     }
-    for name in &args.names {
+    for name in &super::own::benchmark_names(&args.names)? {
         let manifest = Manifest::by_name(name)?;
         let source = manifest.source(args.source.as_deref())?;
         wanted.push(study::wanted_dataset(&manifest, source));
@@ -77,5 +82,5 @@ fn wanted(args: &FetchArgs) -> Result<Vec<Wanted>> {
         }
         wanted = study::downloads(&config)?;
     }
-    Ok(wanted)
+    Ok(study::by_repository(wanted))
 }

@@ -8,7 +8,7 @@ mod score;
 
 use crate::bench::RowCheck;
 use crate::hub;
-use crate::settings::Protocol;
+use crate::settings::{Alpha, Protocol};
 use crate::study::Sources;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
@@ -42,7 +42,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Make data and base model, train every arm, evaluate, write the tables
-    Reproduce(StudyArgs),
+    Reproduce(ReproduceArgs),
     /// Make the tables again from the lines that the runs stored
     Report(StudyArgs),
     /// Train on your own questions
@@ -81,11 +81,17 @@ struct StudyArgs {
     /// Evaluation protocol (the scale's by default)
     #[arg(long, value_parser = protocol)]
     protocol: Option<Protocol>,
+    #[command(flatten)]
+    sources: SourceArgs,
+}
+
+#[derive(Args)]
+struct ReproduceArgs {
+    #[command(flatten)]
+    study: StudyArgs,
     /// Print cells, downloads, steps, tokens, memory and time; download and run nothing
     #[arg(long)]
     dry_run: bool,
-    #[command(flatten)]
-    sources: SourceArgs,
 }
 
 /// Where files of the hub come from.
@@ -117,7 +123,15 @@ impl SourceArgs {
 fn protocol(name: &str) -> std::result::Result<Protocol, String> {
     let names: Vec<&str> = Protocol::ALL.iter().map(|protocol| protocol.name()).collect();
     let found = Protocol::ALL.into_iter().find(|protocol| protocol.name() == name);
-    found.ok_or_else(|| format!("the protocols are {}", names.join(" and ")))
+    found.ok_or_else(|| format!("the protocols are {}", names.join(", ")))
+}
+
+fn alpha(name: &str) -> std::result::Result<Alpha, String> {
+    match name {
+        "drop" => Ok(Alpha::Drop),
+        "white" => Ok(Alpha::White),
+        _ => Err("write drop or white".into()),
+    }
 }
 
 /// What `train` and `eval` share.
@@ -135,6 +149,9 @@ struct OwnArgs {
     /// Change a setting, such as train.steps=40; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
     overrides: Vec<String>,
+    /// What becomes of transparency: drop (as the paper's code) or white
+    #[arg(long, value_parser = alpha)]
+    alpha: Option<Alpha>,
     /// Folder for runs/
     #[arg(long, default_value = ".")]
     out: PathBuf,
@@ -150,9 +167,9 @@ struct TrainArgs {
     /// Dataset of the hub, such as virl39k
     #[arg(long, value_name = "NAME")]
     dataset: Option<String>,
-    /// Which source of the dataset
-    #[arg(long, default_value = "original")]
-    source: String,
+    /// Which source of the dataset: original or repack
+    #[arg(long, requires = "dataset")]
+    source: Option<String>,
     /// Arm of the main study whose algorithm trains
     #[arg(long, default_value = "vppo")]
     variant: String,
@@ -169,16 +186,16 @@ struct EvalArgs {
     #[arg(long = "benchmark", value_name = "NAME", value_delimiter = ',')]
     benchmarks: Vec<String>,
     /// Which source of the benchmarks: original or vppo_eval
-    #[arg(long, default_value = "original")]
-    source: String,
-    /// Completions per item: the k of avg@k
-    #[arg(long, default_value_t = 8)]
-    samples: u32,
+    #[arg(long)]
+    source: Option<String>,
+    /// Completions per item: the k of avg@k (the scale's by default, 8)
+    #[arg(long)]
+    samples: Option<u32>,
     /// Items per benchmark (all by default)
     #[arg(long)]
     limit: Option<usize>,
     /// Take the rows that the paper's filters leave out too
-    #[arg(long, requires = "benchmarks")]
+    #[arg(long)]
     all_rows: bool,
     /// Evaluation protocol: own, paper or papo-eval (the scale's by default)
     #[arg(long, value_parser = protocol)]
@@ -189,7 +206,7 @@ struct EvalArgs {
 
 #[derive(Args)]
 struct FetchArgs {
-    /// Datasets, such as MathVision,virl39k (with no name and no --model: all that the scale needs)
+    /// Datasets, such as MathVision virl39k, or `all` benchmarks (no name and no --model: all that the scale needs)
     names: Vec<String>,
     /// Name of a scale, or path of a scale file
     #[arg(long, default_value = "7b")]
@@ -201,13 +218,13 @@ struct FetchArgs {
     #[arg(long, value_name = "OWNER/NAME")]
     model: Option<String>,
     /// Print sizes, licences and free disk; download nothing
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["update", "verify"])]
     dry_run: bool,
     /// Resolve branches again and pin what they hold now
     #[arg(long)]
     update: bool,
-    /// Hash the cached files again and compare them with the lock
-    #[arg(long)]
+    /// Hash all files of the lock again and compare them with it
+    #[arg(long, conflicts_with_all = ["update", "names", "model"])]
     verify: bool,
     /// Lock file: commits and checksums, resolved on first use, then enforced
     #[arg(long, default_value = "datasets/hub.lock")]

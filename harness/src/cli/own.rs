@@ -7,13 +7,16 @@ use crate::bench::manifest::Role;
 use crate::bench::{Manifest, jsonl};
 use crate::config::{Scale, Setting, Study};
 use crate::image::AreaRule;
+use crate::model::checkpoint::fingerprint;
+use crate::progress::Progress;
 use crate::report::{Arm, ArmState, Table, TableSpec};
 use crate::rollout::Policy;
+use crate::settings::PixelRange;
 use crate::stats::ItemScore;
 use crate::store::{Cell, CellKey, Store};
-use crate::study::{self, Benchmarks, Questions, RunConfig, Sources};
+use crate::study::{self, Benchmarks, DataRecord, Inputs, Questions, RunConfig, Sources};
 use crate::train::Recipe;
-use crate::types::{Example, Outcome, Picture, SampleLine};
+use crate::types::{Example, Outcome, SampleLine};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -23,28 +26,57 @@ struct OwnRun {
     config: RunConfig,
     policy: Policy,
     cell: Cell,
+    inputs: Inputs,
 }
 
 impl OwnRun {
+    /// Opens the cell of these settings, model and questions.
     fn open(
         args: &OwnArgs,
         config: RunConfig,
         command: &str,
-        sources: &Sources,
-        inputs: Value,
-        display: &Display,
+        base: Base,
+        records: Vec<DataRecord>,
     ) -> Result<Self> {
-        let store = Store::open(args.out.join("runs"))?;
-        let resolved = json!({ "config": config.to_value()?, "inputs": inputs });
+        let Base { policy, mut inputs, store } = base;
+        inputs.data = records;
+        let resolved = json!({
+            "config": recorded(&config, args.model.as_ref().map(|_| &policy))?,
+            "inputs": serde_json::to_value(&inputs)?,
+        });
         let name = format!("{}-{}", config.variant, &crate::store::content_hash(&resolved)[..12]);
         let key =
             CellKey { scale: config.scale.clone(), study: command.into(), variant: name, seed: args.seed };
         let cell = store.cell(&key, &resolved)?;
-        let policy = match &args.model {
-            Some(dir) => own_policy(dir, &config)?,
-            None => study::base_policy(&config, sources, &store, display)?,
+        cell.keep_inputs(&inputs)?;
+        Ok(Self { config, policy, cell, inputs })
+    }
+}
+
+/// A model to start from.
+struct Base {
+    policy: Policy,
+    inputs: Inputs,
+    store: Store,
+}
+
+impl Base {
+    /// The checkpoint of a folder, or the scale's own base model.
+    fn open(args: &OwnArgs, config: &RunConfig, sources: &Sources, display: &Display) -> Result<Base> {
+        let store = Store::open(args.out.join("runs"))?;
+        let mut inputs = Inputs::default();
+        let mut policy = match &args.model {
+            Some(dir) => {
+                let policy = own_policy(dir, config)?;
+                inputs.checkpoint = Some(fingerprint(dir)?);
+                policy
+            }
+            None => study::base_policy(config, sources, &store, &mut inputs, display)?,
         };
-        Ok(Self { config, policy, cell })
+        if let Some(alpha) = args.alpha {
+            policy.set_alpha(alpha);
+        }
+        Ok(Base { policy, inputs, store })
     }
 }
 
@@ -59,6 +91,38 @@ fn own_policy(dir: &Path, config: &RunConfig) -> Result<Policy> {
     Ok(policy)
 }
 
+/// The settings that count for a run of its own: with a model of the user's own, those of the scale's model, checkpoint
+/// and datasets do not, and what does takes their place.
+fn recorded(config: &RunConfig, own: Option<&Policy>) -> Result<Value> {
+    let mut value = config.to_value()?;
+    if let (Some(settings), Some(policy)) = (value.as_object_mut(), own) {
+        for key in ["model", "world", "warm_start", "checkpoint", "data", "study"] {
+            settings.remove(key);
+        }
+        let renderer = &policy.renderer;
+        settings.insert("pictures".into(), json!({ "area": renderer.area, "alpha": renderer.alpha }));
+        settings.insert("sizes".into(), policy.model.config().to_value());
+        settings.insert("device".into(), json!("cpu"));
+        settings.insert("dtype".into(), json!("f32"));
+    }
+    Ok(value)
+}
+
+/// What is known of a user's own questions.
+fn own_record(path: &Path, rows: usize, examples: &[Example]) -> DataRecord {
+    DataRecord {
+        dataset: examples.first().map_or(String::new(), |e| e.benchmark.clone()),
+        source: "own".into(),
+        repository: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        commit: None,
+        rows_read: rows,
+        questions: rows,
+        left_out: vec![],
+        notes: vec![],
+        content: study::fingerprint(examples),
+    }
+}
+
 /// The settings of a run of its own: the scale's, then `more`. `hub` says whether it uses datasets of the hub.
 fn config(args: &OwnArgs, variant: &str, hub: bool, more: &[Setting]) -> Result<RunConfig> {
     let name = args.scale.as_deref().unwrap_or(if hub { "7b" } else { "tiny" });
@@ -66,50 +130,39 @@ fn config(args: &OwnArgs, variant: &str, hub: bool, more: &[Setting]) -> Result<
     RunConfig::resolve(&scale, &study, variant, args.seed, more)
 }
 
-/// What identifies a user's questions: their content, not their place.
-fn fingerprint(examples: &[Example]) -> String {
-    let row = |e: &Example| {
-        let pictures: Vec<String> = e.images.iter().map(picture_hash).collect();
-        json!([e.id, e.cluster, e.problem, e.answer, pictures])
-    };
-    crate::store::content_hash(&examples.iter().map(row).collect())
-}
-
-fn picture_hash(picture: &Picture) -> String {
-    let bytes: &[u8] = match picture {
-        Picture::Encoded(bytes) => bytes,
-        Picture::Rgb(rgb) => &rgb.pixels,
-    };
-    blake3::hash(bytes).to_hex().to_string()
-}
-
 pub(super) fn train(args: &TrainArgs) -> Result<()> {
     let more = settings(None, &args.own.overrides)?;
     let config = config(&args.own, &args.variant, args.dataset.is_some(), &more)?;
+    let algorithm = config.algorithm.clone();
+    let algorithm = algorithm.with_context(|| format!("the variant {} is not trained", args.variant))?;
     let sources = args.own.sources.sources()?;
     let display = Display::new()?;
-    let questions = match (&args.data, &args.dataset) {
-        (Some(path), _) => jsonl::read(path)?,
-        (None, Some(name)) => sources.dataset(name, &args.source, &display)?.examples,
+    let base = Base::open(&args.own, &config, &sources, &display)?;
+    let (mut questions, mut record) = match (&args.data, &args.dataset) {
+        (Some(path), _) => {
+            let questions = jsonl::read(path)?;
+            let record = own_record(path, questions.len(), &questions);
+            (questions, record)
+        }
+        (None, Some(name)) => {
+            sources.dataset(name, args.source.as_deref().unwrap_or("original"), &display)?
+        }
         (None, None) => bail!("give --data FILE.jsonl or --dataset NAME"),
     };
-    let inputs = json!({ "data": fingerprint(&questions), "model": args.own.model });
-    let run = OwnRun::open(&args.own, config, "train", &sources, inputs, &display)?;
-    let OwnRun { config, policy, cell } = &run;
-    let questions = match &config.data {
-        Some(data) => study::without_long_prompts(questions, policy, data.max_prompt_tokens, &display)?,
-        None => questions,
-    };
-    let algorithm = config.algorithm.as_ref();
+    if let Some(data) = &config.data {
+        let limit = data.max_prompt_tokens;
+        questions = study::without_long_prompts(questions, &base.policy, limit, &mut record, &display)?;
+    }
+    let OwnRun { config, policy, cell, .. } = OwnRun::open(&args.own, config, "train", base, vec![record])?;
     let recipe = Recipe {
-        algorithm: algorithm.with_context(|| format!("the variant {} is not trained", args.variant))?,
+        algorithm: &algorithm,
         train: &config.train,
         sampling: &config.sampling,
         optimizer: &config.optimizer,
         seed: config.seed,
     };
     let questions = Questions::Rows(questions);
-    let trained = study::train(recipe, &questions, policy, cell, &args.variant, &display)?;
+    let trained = study::train(recipe, &questions, &policy, &cell, &args.variant, &display)?;
     let dir = cell.dir().join("model");
     study::save_policy(&trained, &dir)?;
     println!("model:   {}", dir.display());
@@ -121,21 +174,20 @@ pub(super) fn eval(args: &EvalArgs) -> Result<()> {
     let config = eval_config(args)?;
     let sources = Sources { unfiltered: args.all_rows, ..args.own.sources.sources()? };
     let display = Display::new()?;
-    let benchmarks = eval_questions(args, &config, &sources, &display)?;
-    let data: Vec<String> = benchmarks.iter().map(|(_, examples)| fingerprint(examples)).collect();
-    let inputs = json!({ "data": data, "model": args.own.model });
-    let run = OwnRun::open(&args.own, config, "eval", &sources, inputs, &display)?;
-    let OwnRun { config, policy, cell } = run;
-    if !cell.is_done() {
-        let policy = study::evaluated(policy, &config);
-        study::evaluate_cell(&policy, &benchmarks, &config.eval, config.seed, &cell, &display)?;
+    let base = Base::open(&args.own, &config, &sources, &display)?;
+    let (benchmarks, records) = eval_questions(args, &config, &sources, &display)?;
+    let run = OwnRun::open(&args.own, config, "eval", base, records)?;
+    let cell = &run.cell;
+    if cell.is_done() {
+        display.note(&format!("{} was evaluated before; these are the stored results", cell.key()));
+    } else {
+        let policy = study::evaluated(run.policy.clone(), &run.config);
+        study::evaluate_cell(&policy, &benchmarks, &run.config.eval, run.config.seed, cell, &display)?;
         cell.mark_done()?;
     }
     let lines = cell.samples()?.context("the evaluation left no samples")?;
-    let names: Vec<String> = benchmarks.into_iter().map(|(name, _)| name).collect();
-    let expected =
-        if args.benchmarks.is_empty() { vec![] } else { study::manifest_rows(&names, &args.source)? };
-    println!("{}", eval_table(&config, names, &expected, &lines)?.terminal(COLUMNS));
+    let names = benchmarks.into_iter().map(|(name, _)| name).collect();
+    println!("{}", eval_table(&run, args, names, &lines)?.terminal(COLUMNS));
     println!("{}", counts(&lines));
     println!("samples: {}", cell.dir().join("samples.jsonl").display());
     Ok(())
@@ -143,10 +195,14 @@ pub(super) fn eval(args: &EvalArgs) -> Result<()> {
 
 /// The scale's settings, then those of the command's own arguments.
 fn eval_config(args: &EvalArgs) -> Result<RunConfig> {
-    ensure!(args.samples > 0, "--samples must be at least 1");
+    ensure!(args.samples != Some(0), "--samples must be at least 1");
     ensure!(args.limit != Some(0), "--limit must be at least 1");
+    ensure!(!args.all_rows || !args.benchmarks.is_empty(), "--all-rows is for --benchmark");
+    ensure!(args.source.is_none() || !args.benchmarks.is_empty(), "--source is for --benchmark");
     let mut more = settings(args.protocol, &args.own.overrides)?;
-    more.push(format!("eval.samples={}", args.samples).parse()?);
+    if let Some(samples) = args.samples {
+        more.push(format!("eval.samples={samples}").parse()?);
+    }
     if let Some(limit) = args.limit {
         more.push(format!("eval.items={limit}").parse()?);
     }
@@ -158,53 +214,49 @@ fn eval_questions(
     config: &RunConfig,
     sources: &Sources,
     display: &Display,
-) -> Result<Benchmarks> {
-    let limit = if config.eval.items == 0 { usize::MAX } else { config.eval.items };
+) -> Result<(Benchmarks, Vec<DataRecord>)> {
+    let limit = study::item_limit(config);
     if let Some(path) = &args.data {
         let mut examples = jsonl::read(path)?;
-        if args.limit.is_some() {
+        let rows = examples.len();
+        if args.limit.is_some() || args.own.overrides.iter().any(|set| set.starts_with("eval.items")) {
             examples.truncate(limit);
         }
-        return Ok(vec![(examples.first().map_or(String::new(), |e| e.benchmark.clone()), examples)]);
+        let record = own_record(path, rows, &examples);
+        return Ok((vec![(record.dataset.clone(), examples)], vec![record]));
     }
     if args.benchmarks.is_empty() {
         return study::benchmarks(config, sources, display);
     }
-    let mut benchmarks = vec![];
-    for manifest in manifests(&args.benchmarks)? {
-        let mut examples = sources.dataset(&manifest.name, &args.source, display)?.examples;
-        examples.truncate(limit);
-        benchmarks.push((manifest.name.clone(), examples));
-    }
-    Ok(benchmarks)
+    let source = args.source.as_deref().unwrap_or("original");
+    study::named_benchmarks(&benchmark_names(&args.benchmarks)?, source, limit, sources, display)
 }
 
-/// The manifests of benchmarks by name, or all of them.
-fn manifests(names: &[String]) -> Result<Vec<Manifest>> {
+/// The benchmarks that are named, or all of them.
+pub(super) fn benchmark_names(names: &[String]) -> Result<Vec<String>> {
     match names {
         [all] if all == "all" => {
-            Ok(Manifest::all()?.into_iter().filter(|manifest| manifest.role == Role::Benchmark).collect())
+            let all = Manifest::all()?.into_iter().filter(|manifest| manifest.role == Role::Benchmark);
+            Ok(all.map(|manifest| manifest.name).collect())
         }
-        names => names.iter().map(|name| Manifest::by_name(name)).collect(),
+        names => Ok(names.to_vec()),
     }
 }
 
-fn eval_table(
-    config: &RunConfig,
-    benchmarks: Vec<String>,
-    expected: &[(String, usize)],
-    lines: &[SampleLine],
-) -> Result<Table> {
+fn eval_table(run: &OwnRun, args: &EvalArgs, benchmarks: Vec<String>, lines: &[SampleLine]) -> Result<Table> {
+    let OwnRun { config, policy, inputs, .. } = run;
+    let model = args.own.model.as_ref().map_or("Model".to_owned(), |dir| dir.display().to_string());
+    let AreaRule { min_pixels, max_pixels } = policy.renderer.area;
     let scores = ItemScore::from_lines("model", config.seed, lines, config.eval.samples)?;
-    let arms = [Arm { key: "model".into(), label: "Model".into(), state: ArmState::Measured(scores) }];
+    let arms = [Arm { key: "model".into(), label: model, state: ArmState::Measured(scores) }];
     let spec = TableSpec {
         title: "Evaluation".into(),
         study: "eval".into(),
         scale: config.scale.clone(),
         seeds: config.seed.to_string(),
         config_hashes: vec![],
-        protocol: config.eval.in_words(),
-        notes: study::row_notes(expected, &arms),
+        protocol: config.eval.in_words(PixelRange { min_pixels, max_pixels }),
+        notes: inputs.notes(&arms),
         benchmarks,
         baseline: "model".into(),
         samples: config.eval.samples,

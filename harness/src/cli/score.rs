@@ -1,5 +1,6 @@
 //! `harness score`.
 
+use super::commands::refuse_overwriting;
 use super::display::Display;
 use crate::bench::responses;
 use crate::image::AreaRule;
@@ -110,7 +111,7 @@ fn corruption(name: &str, overrides: &[String]) -> Result<CorruptionKind> {
 
 pub(super) fn score(args: &ScoreArgs) -> Result<()> {
     let (settings, area) = (args.settings()?, args.area()?);
-    ensure!(args.input != args.output, "--output would replace --input");
+    refuse_overwriting(&args.input, &args.output)?;
     let given = responses::read(&args.input)?;
     let mut output = LineWriter::create(&args.output)?;
     let display = Display::new()?;

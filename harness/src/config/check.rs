@@ -3,8 +3,8 @@
 use super::layer::Origins;
 use super::{Origin, Presets, RunConfig};
 use crate::settings::{
-    CheckpointSettings, DataSettings, Device, Dtype, ModelSettings, OptimizerState, Sampling, WarmStart,
-    WorldSettings,
+    CheckpointSettings, DataSettings, Device, Dtype, ModelSettings, OptimizerState, Protocol, Sampling,
+    WarmStart, WorldSettings,
 };
 use anyhow::{Result, bail};
 use serde::Serialize;
@@ -189,8 +189,20 @@ fn check_sampling<A>(config: &RunConfig<A>, checks: &mut Checks<'_>) {
     checks.positive("eval.batch", config.eval.batch as u64);
     let varied = config.eval.sampling.temperature > 0.0 || config.eval.samples <= 1;
     if let Some(protocol) = config.eval.protocol {
-        let rule = "names a protocol that the settings of [eval] do not follow: \"own\" is the name of any other settings (--set eval.protocol=own)";
-        checks.require(protocol.is_followed_by(&config.eval), "eval.protocol", protocol, rule);
+        let longest = config.sampling.max_new_tokens;
+        let same_length = protocol != Protocol::Paper || config.eval.sampling.max_new_tokens == longest;
+        let rule = format!(
+            "stands for [{}]{}, and other settings of [eval] were asked for; \"own\" is the name of any \
+             (--protocol own)",
+            protocol.settings().join(", "),
+            if protocol == Protocol::Paper {
+                ", 2048 or 4096 new tokens as in training, no pictures"
+            } else {
+                ""
+            },
+        );
+        let followed = protocol.is_followed_by(&config.eval) && same_length;
+        checks.require(followed, "eval.protocol", protocol, &rule);
     }
     if let Some(range) = config.eval.pictures {
         let rule = format!("must be eval.pictures.min_pixels ({}) or more", range.min_pixels);

@@ -26,7 +26,7 @@ pub use layer::Setting;
 pub use study::{PaperRow, Scale, Study, Variant};
 
 use crate::settings::{
-    CheckpointSettings, DataSettings, EvalSettings, ModelSettings, OptimizerSettings, Sampling,
+    CheckpointSettings, DataSettings, EvalSettings, ModelSettings, OptimizerSettings, PixelRange, Sampling,
     TrainSettings, WarmStart, WorldSettings,
 };
 use crate::store::{CellKey, content_hash};
@@ -166,6 +166,11 @@ impl<A: Presets> RunConfig<A> {
                  [checkpoint] (both from the hub), whole and not mixed"
             ),
         }
+    }
+
+    /// Picture areas of training.
+    pub fn pictures(&self) -> PixelRange {
+        PixelRange { min_pixels: self.model.min_pixels, max_pixels: self.model.max_pixels }
     }
 
     /// Reads a stored configuration back, with the same checks.

@@ -99,6 +99,31 @@ pub fn read_companions(dir: &Path) -> Result<Files> {
     Ok(files)
 }
 
+/// What identifies a checkpoint: BLAKE3 over the names and contents of its weights and companions.
+///
+/// # Errors
+/// Names a folder or file that cannot be read.
+pub fn fingerprint(dir: &Path) -> Result<String> {
+    let unreadable = || format!("cannot read {}", dir.display());
+    let mut names: Vec<String> = vec![];
+    for entry in std::fs::read_dir(dir).with_context(unreadable)? {
+        let name = entry.with_context(unreadable)?.file_name().to_string_lossy().into_owned();
+        if name.ends_with(".safetensors") || name == INDEX || COMPANIONS.contains(&name.as_str()) {
+            names.push(name);
+        }
+    }
+    names.sort();
+    let mut all = blake3::Hasher::new();
+    for name in names {
+        let path = dir.join(&name);
+        let mut hasher = blake3::Hasher::new();
+        let file = std::fs::File::open(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        hasher.update_reader(file).with_context(|| format!("cannot read {}", path.display()))?;
+        all.update(format!("{name} {}\n", hasher.finalize().to_hex()).as_bytes());
+    }
+    Ok(all.finalize().to_hex().to_string())
+}
+
 /// Opens the model of a checkpoint directory. Weights of any type (f32, f16, bf16) become f32.
 ///
 /// Peak memory is the model's and a few megabytes for each thread. The files must not be changed meanwhile.

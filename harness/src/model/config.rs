@@ -171,6 +171,11 @@ impl VlConfig {
         pairs.map(|((name, own), (_, other))| format!("{name} is {other}, not {own}")).collect()
     }
 
+    /// The sizes by name, for a record of what was run.
+    pub fn to_value(&self) -> Value {
+        self.sizes().into_iter().map(|(name, size)| (name.to_owned(), Value::from(size))).collect()
+    }
+
     fn sizes(&self) -> [(&'static str, String); 17] {
         let (t, v) = (&self.text, &self.vision);
         [

@@ -5,6 +5,7 @@ use super::sealed::{Checkpoint, Checkpoints};
 use super::{CellKey, SampleLog, canonical, files, parse_json};
 use crate::types::SampleLine;
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ pub(super) const CONFIG: &str = "config.json";
 const PROVENANCE: &str = "provenance.json";
 const METRICS: &str = "metrics.jsonl";
 const TIMING: &str = "timing.jsonl";
+const INPUTS: &str = "inputs.json";
 const SAMPLES: &str = "samples.jsonl";
 const CHECKPOINTS: &str = "checkpoints";
 const DONE: &str = "done.json";
@@ -99,6 +101,15 @@ impl CellRecord {
         files::read_jsonl(&path).map(Some)
     }
 
+    /// What the cell was made from besides its settings, where that was kept.
+    pub fn inputs<T: DeserializeOwned>(&self) -> Result<Option<T>> {
+        let path = self.dir.join(INPUTS);
+        if !path.exists() {
+            return Ok(None);
+        }
+        parse_json(&path, &files::read(&path)?).map(Some)
+    }
+
     /// Lines of a file that may still grow: a torn last line is passed over.
     fn step_lines(&self, name: &str) -> Result<Vec<StepLine>> {
         let path = self.dir.join(name);
@@ -133,6 +144,24 @@ impl Cell {
         cell.settle_config(resolved)?;
         cell.note_provenance()?;
         Ok(cell)
+    }
+
+    /// Keeps what the cell is made from besides its settings, or refuses where it was begun with something else.
+    pub fn keep_inputs<T: Serialize + DeserializeOwned + PartialEq>(&self, inputs: &T) -> Result<()> {
+        let path = self.dir.join(INPUTS);
+        match self.inputs::<T>()? {
+            None => files::write_file(&path, (serde_json::to_string_pretty(inputs)? + "\n").as_bytes()),
+            Some(earlier) => {
+                ensure!(
+                    earlier == *inputs,
+                    "the run {} was begun with another checkpoint or other data (see {}): choose another folder with \
+                     --out, or delete it to run it again",
+                    self.key,
+                    path.display()
+                );
+                Ok(())
+            }
+        }
     }
 
     /// Writes the configuration of a new cell; compares it with that of an old one.

@@ -1,9 +1,9 @@
 //! The base model of a run: made here by a warm start, or a checkpoint of the hub.
 
-use super::{RunConfig, Sources};
+use super::{Inputs, RunConfig, Sources};
 use crate::config::Origin;
 use crate::image::AreaRule;
-use crate::model::checkpoint::Files;
+use crate::model::checkpoint::{Files, fingerprint};
 use crate::model::config::VlConfig;
 use crate::progress::{Interrupted, Progress};
 use crate::rollout::Policy;
@@ -16,11 +16,12 @@ use std::path::Path;
 /// Steps of the warm start between two checkpoints.
 const WARM_START_CHECKPOINT: u64 = 100;
 
-/// The base model: from the cache or made now, or from the hub.
+/// The base model: from the cache or made now, or from the hub. Fills in what a hub checkpoint was.
 pub fn base_policy(
     config: &RunConfig,
     sources: &Sources,
     store: &Store,
+    inputs: &mut Inputs,
     progress: &dyn Progress,
 ) -> Result<Policy> {
     let area = AreaRule { min_pixels: config.model.min_pixels, max_pixels: config.model.max_pixels };
@@ -36,7 +37,9 @@ pub fn base_policy(
             Policy::from_files(files, &config.instruction, Some(area))
         }
         Origin::Hub { checkpoint, data } => {
-            let dir = sources.checkpoint(checkpoint, progress)?;
+            let (dir, commit) = sources.checkpoint(checkpoint, progress)?;
+            inputs.checkpoint = Some(fingerprint(&dir)?);
+            inputs.checkpoint_commit = commit;
             let mut policy = Policy::open(&dir, &config.instruction, Some(area))?;
             refuse_other_sizes(config, checkpoint, &policy)?;
             policy.set_alpha(data.alpha);

@@ -7,15 +7,15 @@ use super::questions::{checkpoint_files, expected_rows, wanted_dataset};
 use super::{Plan, RunConfig, find};
 use crate::bench::Manifest;
 use crate::config::Origin;
-use crate::cost::{Lengths, Memory, memory, picture_tokens, step_flops, step_tokens, weights};
+use crate::cost::{Lengths, Memory, StepTokens, memory, picture_tokens, step_flops, step_tokens, weights};
 use crate::hub::{FetchPlan, Hub, Wanted};
-use crate::settings::{CheckpointSettings, Dtype, OptimizerState};
+use crate::settings::{CheckpointSettings, Device, Dtype, OptimizerState};
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
 /// Measured times, part of the program.
 const TIMES: &str = include_str!("../../../results/timing.csv");
-/// Longest prompt in tokens that is assumed where no setting bounds it: pictures and some text.
+/// Text tokens of a prompt that are assumed where no setting bounds them.
 const TEXT_TOKENS: u64 = 256;
 
 /// A line of `results/timing.csv`.
@@ -47,15 +47,25 @@ pub fn forecast(plan: &Plan) -> Result<String> {
     section(&format!("Cells ({})", configs.len()), cells(plan, &configs)?);
     section("Base model and questions", origin(first)?);
     let wanted = downloads(first)?;
-    if !wanted.is_empty() {
-        let found = Hub::new(plan.sources.hub.clone()).and_then(|hub| hub.plan(&wanted));
-        section("Downloads", download_lines(&wanted, found));
+    match &plan.sources.folder {
+        Some(folder) if !wanted.is_empty() => {
+            section("Downloads", vec![format!("none: files are taken from {}", folder.display())]);
+        }
+        _ if !wanted.is_empty() => {
+            let found = Hub::new(plan.sources.hub.clone()).and_then(|hub| hub.plan(&wanted));
+            section("Downloads", download_lines(&wanted, found));
+        }
+        _ => {}
     }
-    section("Training, per trained cell", training(first)?);
+    if let Some(trained) = configs.iter().find(|config| config.algorithm.is_some()) {
+        section("Training, per trained cell", training(trained)?);
+    }
     section("Evaluation, per cell", evaluation(first)?);
-    section("Memory, by formula at greatest lengths (not measured)", memory_lines(first)?);
+    section("Memory, by formula at greatest lengths (not measured)", memory_lines(&configs)?);
     section("Time", times(&configs)?);
-    if let Origin::Hub { checkpoint, .. } = first.origin()? {
+    if let Origin::Hub { checkpoint, .. } = first.origin()?
+        && checkpoint.device == Device::Cuda
+    {
         section("Device", vec![needs_gpu(first, checkpoint)]);
     }
     Ok(text)
@@ -94,7 +104,7 @@ fn origin(config: &RunConfig) -> Result<Vec<String>> {
             ),
         ],
         Origin::Hub { checkpoint, data } => vec![
-            format!("base model: {} at {}, {:?}", checkpoint.repo, checkpoint.revision, checkpoint.dtype),
+            format!("base model: {} at {}", checkpoint.repo, checkpoint.revision),
             sizes,
             format!("training set: {} ({})", data.train, data.train_source),
             format!("benchmarks: {} ({})", data.benchmarks.join(", "), data.eval_source),
@@ -119,13 +129,31 @@ pub fn downloads(config: &RunConfig) -> Result<Vec<Wanted>> {
         let manifest = Manifest::by_name(name)?;
         wanted.push(wanted_dataset(&manifest, manifest.source(Some(source))?));
     }
-    Ok(wanted)
+    Ok(by_repository(wanted))
+}
+
+/// One entry per repository, with the files of all its entries.
+pub fn by_repository(wanted: Vec<Wanted>) -> Vec<Wanted> {
+    let mut merged: Vec<Wanted> = vec![];
+    for one in wanted {
+        match merged.iter_mut().find(|known| known.repo == one.repo) {
+            Some(known) => {
+                known.files.extend(one.files);
+                known.files.sort();
+                known.files.dedup();
+            }
+            None => merged.push(one),
+        }
+    }
+    merged
 }
 
 fn download_lines(wanted: &[Wanted], found: Result<FetchPlan>) -> Vec<String> {
     found.map_or_else(
         |error| {
-            let each = wanted.iter().map(|wanted| format!("{}: {}", wanted.repo, wanted.files.join(" ")));
+            let each = wanted
+                .iter()
+                .map(|wanted| format!("{}: {}", wanted.repo, wanted.files.join(" ").replace('?', "")));
             each.chain([format!("sizes are not known: {error:#}")]).collect()
         },
         |plan| downloads_in_words(&plan),
@@ -174,30 +202,38 @@ fn training(config: &RunConfig) -> Result<Vec<String>> {
     let lengths = lengths(config)?;
     let tokens = step_tokens(train, lengths);
     let flops = step_flops(&config.model, vocabulary(config)?, tokens, lengths);
+    let prompt = tokens.prompt * train.group_size as u64;
+    let apart = step_flops(&config.model, vocabulary(config)?, StepTokens { prompt, ..tokens }, lengths);
     let updates = train.prompts_per_step / train.mini_batch_prompts;
     Ok(vec![
         format!(
-            "{} steps of {} prompts x {} responses, {updates} updates of {} prompts each; groups without spread are drawn \
-             again where the algorithm filters",
-            train.steps, train.prompts_per_step, train.group_size, train.mini_batch_prompts
+            "{} steps of {} prompts x {} responses, {updates} update{} of {} prompts per step",
+            train.steps,
+            train.prompts_per_step,
+            train.group_size,
+            if updates == 1 { "" } else { "s" },
+            train.mini_batch_prompts
         ),
         format!(
-            "at most {} response tokens and {} prompt tokens per step (each prompt once for its group), {} in all",
+            "per step at greatest lengths: {} response tokens, {} prompt tokens (each prompt once for its group); in all {}",
             thousands(tokens.response),
             thousands(tokens.prompt),
             thousands(train.steps * (tokens.response + tokens.prompt))
         ),
         format!(
-            "at most {} per step: rollout {}, one scoring pass {}, update {}",
-            operations(flops.rollout + flops.scoring + flops.update),
+            "operations of them: rollout {}, a scoring pass {}, update {} without the recomputation of layers; old \
+             log-probabilities that are recomputed take one scoring pass, visual dependency another ({} where every \
+             response has its own corrupted picture)",
             operations(flops.rollout),
             operations(flops.scoring),
-            operations(flops.update)
+            operations(flops.update),
+            operations(apart.scoring)
         ),
+        "groups without spread are drawn again where the algorithm filters: then sampling costs more, without a bound"
+            .to_owned(),
     ])
 }
 
-/// Items and greatest number of response tokens of an evaluation.
 fn evaluation_size(config: &RunConfig) -> Result<(u64, u64)> {
     let rows = match config.origin()? {
         Origin::Made { world, .. } => vec![world.eval_items; crate::bench::tiny::FAMILIES.len()],
@@ -214,7 +250,7 @@ fn evaluation(config: &RunConfig) -> Result<Vec<String>> {
     Ok(vec![
         format!("{} items x {} samples", thousands(items), config.eval.samples),
         format!("at most {} response tokens", thousands(tokens)),
-        format!("protocol {}", config.eval.in_words()),
+        format!("protocol {}", config.eval.in_words(config.pictures())),
     ])
 }
 
@@ -224,27 +260,39 @@ fn memory_of(config: &RunConfig) -> Result<Memory> {
         Origin::Hub { checkpoint, .. } => (checkpoint.dtype, checkpoint.optimizer_state),
     };
     let vocabulary = vocabulary(config)?;
-    let sequences = config.eval.batch;
+    // All responses of a draw are sampled at the same time.
+    let sequences = match config.algorithm {
+        Some(_) => config.eval.batch.max(config.train.refill_prompts * config.train.group_size),
+        None => config.eval.batch,
+    };
     Ok(memory(&config.model, vocabulary, dtype, optimizer, &config.train, lengths(config)?, sequences))
 }
 
-fn memory_lines(config: &RunConfig) -> Result<Vec<String>> {
+/// Memory of the trained cells, or of an evaluation where nothing is trained.
+fn memory_lines(configs: &[RunConfig]) -> Result<Vec<String>> {
+    let trained = configs.iter().find(|config| config.algorithm.is_some());
+    let config = trained.or(configs.first()).context("there is no cell to run")?;
     let memory = memory_of(config)?;
-    let parts = [
-        ("weights", memory.weights),
-        ("gradients", memory.gradients),
-        ("optimiser state", memory.optimizer),
-        ("layer inputs of one micro-batch", memory.layer_inputs),
-        ("workspace of one layer and logits", memory.workspace),
-        ("keys and values while sampling", memory.kv_cache),
-    ];
+    let mut parts = vec![("weights", memory.weights), ("keys and values while sampling", memory.kv_cache)];
+    let mut together = memory.weights + memory.kv_cache;
+    if trained.is_some() {
+        parts.extend([
+            ("gradients", memory.gradients),
+            ("optimiser state", memory.optimizer),
+            ("layer inputs of one micro-batch", memory.layer_inputs),
+            ("workspace of one layer and logits", memory.workspace),
+        ]);
+        together = memory.peak();
+    }
     let mut lines: Vec<String> =
         parts.iter().map(|(name, count)| format!("{name:<34}{:>12}", bytes(*count))).collect();
-    lines.push(format!(
-        "{:<34}{:>9.1} GiB (sampling and updating take turns)",
-        "together",
-        gib(memory.peak())
-    ));
+    lines.push(format!("{:<34}{:>12} (sampling and updating take turns)", "together", bytes(together)));
+    if matches!(config.origin()?, Origin::Hub { .. }) {
+        lines.push(
+            "over several GPUs weights, gradients, optimiser state and sampling are divided; a micro-batch is one GPU's"
+                .to_owned(),
+        );
+    }
     Ok(lines)
 }
 

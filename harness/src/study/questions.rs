@@ -1,8 +1,9 @@
 //! The questions of a run: generated ones, or training set and benchmarks from the hub.
 
 use super::RunConfig;
+use super::inputs::{DataRecord, fingerprint};
 use crate::bench::tiny::{FAMILIES, Split, generate};
-use crate::bench::{self, Loaded, Manifest, RowCheck, Source};
+use crate::bench::{self, Manifest, RowCheck, Source};
 use crate::config::Origin;
 use crate::hub::{self, Fetched, Hub, Repo, Wanted};
 use crate::model::checkpoint::CONFIG;
@@ -35,16 +36,21 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// The folder of a checkpoint's files, downloaded if need be.
-    pub fn checkpoint(&self, checkpoint: &CheckpointSettings, progress: &dyn Progress) -> Result<PathBuf> {
+    /// The folder of a checkpoint's files, downloaded if need be, and the commit that was fetched.
+    pub fn checkpoint(
+        &self,
+        checkpoint: &CheckpointSettings,
+        progress: &dyn Progress,
+    ) -> Result<(PathBuf, Option<String>)> {
         if let Some(folder) = &self.folder {
-            return Ok(folder.join(&checkpoint.repo));
+            return Ok((folder.join(&checkpoint.repo), None));
         }
         let wanted = checkpoint_files(&checkpoint.repo, &checkpoint.revision);
         let fetched = self.fetched(&wanted, progress)?;
         let config = fetched.files.iter().find(|(path, _)| path == CONFIG);
         let dir = config.and_then(|(_, file)| file.parent());
-        Ok(dir.with_context(|| format!("{} has no {CONFIG}", fetched.repo))?.to_owned())
+        let dir = dir.with_context(|| format!("{} has no {CONFIG}", fetched.repo))?.to_owned();
+        Ok((dir, Some(fetched.commit)))
     }
 
     /// Files that are pinned and in the cache are taken as they are; hashing them again is `harness fetch`'s.
@@ -53,14 +59,27 @@ impl Sources {
         hub.find(wanted).or_else(|_| hub.fetch(wanted, progress))
     }
 
-    /// All questions of a dataset, downloaded if need be. Counts of rows left out are told.
-    pub fn dataset(&self, name: &str, source: &str, progress: &dyn Progress) -> Result<Loaded> {
+    /// All questions of a dataset, downloaded if need be, and what there is to know of them.
+    pub fn dataset(
+        &self,
+        name: &str,
+        source: &str,
+        progress: &dyn Progress,
+    ) -> Result<(Vec<Example>, DataRecord)> {
         let manifest = Manifest::by_name(name)?;
         let source = manifest.source(Some(source))?;
         let wanted = wanted_dataset(&manifest, source);
-        let files = match &self.folder {
-            Some(folder) => bench::files_below(&folder.join(&source.hub))?,
-            None => self.fetched(&wanted, progress)?.files,
+        let (files, commit) = match &self.folder {
+            Some(folder) => {
+                let files = bench::files_below(&folder.join(&source.hub)).with_context(|| {
+                    format!("{} is looked for in DIR/{} of --from DIR", manifest.name, source.hub)
+                })?;
+                (files, None)
+            }
+            None => {
+                let fetched = self.fetched(&wanted, progress)?;
+                (fetched.files, Some(fetched.commit))
+            }
         };
         let loaded = match self.unfiltered {
             true => bench::read(&manifest, &source.unfiltered(), &files, self.rows)?,
@@ -69,7 +88,18 @@ impl Sources {
         for note in &loaded.notes {
             progress.note(&format!("{}: {note}", manifest.name));
         }
-        Ok(loaded)
+        let record = DataRecord {
+            dataset: manifest.name.clone(),
+            source: source.name.clone(),
+            repository: source.hub.clone(),
+            commit,
+            rows_read: loaded.rows_read,
+            questions: loaded.examples.len(),
+            left_out: loaded.filtered,
+            notes: loaded.notes,
+            content: fingerprint(&loaded.examples),
+        };
+        Ok((loaded.examples, record))
     }
 }
 
@@ -82,7 +112,9 @@ pub fn checkpoint_files(repo: &str, revision: &str) -> Wanted {
 /// What the fetcher needs to know of a dataset.
 pub fn wanted_dataset(manifest: &Manifest, source: &Source) -> Wanted {
     let repo = Repo::dataset(&source.hub, &source.revision);
-    Wanted { repo, files: source.files.clone(), licence: Some(manifest.licence.clone()) }
+    // The authors' bundle has a licence of its own, which its page names or not.
+    let licence = (source.name != "vppo_eval").then(|| manifest.licence.clone());
+    Wanted { repo, files: source.files.clone(), licence }
 }
 
 /// Training questions.
@@ -118,18 +150,18 @@ pub fn training_questions(
     base: &Policy,
     sources: &Sources,
     progress: &dyn Progress,
-) -> Result<Questions> {
+) -> Result<(Questions, Option<DataRecord>)> {
     match config.origin()? {
-        Origin::Made { world, .. } => Ok(Questions::World(world.clone())),
+        Origin::Made { world, .. } => Ok((Questions::World(world.clone()), None)),
         Origin::Hub { data, .. } => {
-            let rows = sources.dataset(&data.train, &data.train_source, progress)?.examples;
-            let kept = without_long_prompts(rows, base, data.max_prompt_tokens, progress)?;
-            Ok(Questions::Rows(kept))
+            let (rows, mut record) = sources.dataset(&data.train, &data.train_source, progress)?;
+            let kept = without_long_prompts(rows, base, data.max_prompt_tokens, &mut record, progress)?;
+            Ok((Questions::Rows(kept), Some(record)))
         }
     }
 }
 
-/// Leaves out the questions whose prompts have more than `limit` tokens and tells how many they are.
+/// Leaves out the questions whose prompts have more than `limit` tokens, and tells and records how many they are.
 ///
 /// # Errors
 /// Names a question whose pictures cannot be read; if none is left; if interrupted.
@@ -137,6 +169,7 @@ pub fn without_long_prompts(
     questions: Vec<Example>,
     policy: &Policy,
     limit: usize,
+    record: &mut DataRecord,
     progress: &dyn Progress,
 ) -> Result<Vec<Example>> {
     const CHUNK: usize = 256;
@@ -164,6 +197,8 @@ pub fn without_long_prompts(
         kept.len(),
         total - kept.len()
     ));
+    record.left_out.push((format!("the prompt has more than {limit} tokens"), total - kept.len()));
+    record.questions = kept.len();
     ensure!(!kept.is_empty(), "every training question has a prompt of more than {limit} tokens");
     Ok(kept)
 }
@@ -198,22 +233,42 @@ fn column_names(data: &DataSettings) -> Result<Vec<String>> {
     data.benchmarks.iter().map(|name| Ok(Manifest::by_name(name)?.name)).collect()
 }
 
-/// The evaluation questions of a run.
-pub fn benchmarks(config: &RunConfig, sources: &Sources, progress: &dyn Progress) -> Result<Benchmarks> {
-    let limit = if config.eval.items == 0 { usize::MAX } else { config.eval.items };
+/// The evaluation questions of a run, and what there is to know of those that come from files.
+pub fn benchmarks(
+    config: &RunConfig,
+    sources: &Sources,
+    progress: &dyn Progress,
+) -> Result<(Benchmarks, Vec<DataRecord>)> {
     match config.origin()? {
-        Origin::Made { world, .. } => Ok(generated(world, limit)),
-        Origin::Hub { data, .. } => data
-            .benchmarks
-            .iter()
-            .zip(column_names(data)?)
-            .map(|(name, column)| {
-                let mut examples = sources.dataset(name, &data.eval_source, progress)?.examples;
-                examples.truncate(limit);
-                Ok((column, examples))
-            })
-            .collect(),
+        Origin::Made { world, .. } => Ok((generated(world, item_limit(config)), vec![])),
+        Origin::Hub { data, .. } => {
+            named_benchmarks(&data.benchmarks, &data.eval_source, item_limit(config), sources, progress)
+        }
     }
+}
+
+/// Most items of each benchmark.
+pub fn item_limit(config: &RunConfig) -> usize {
+    if config.eval.items == 0 { usize::MAX } else { config.eval.items }
+}
+
+/// The first questions of benchmarks by name.
+pub fn named_benchmarks(
+    names: &[String],
+    source: &str,
+    limit: usize,
+    sources: &Sources,
+    progress: &dyn Progress,
+) -> Result<(Benchmarks, Vec<DataRecord>)> {
+    let (mut benchmarks, mut records) = (Benchmarks::new(), vec![]);
+    for name in names {
+        let (mut examples, record) = sources.dataset(name, source, progress)?;
+        ensure!(benchmarks.iter().all(|(known, _)| *known != record.dataset), "{name} is named twice");
+        examples.truncate(limit);
+        benchmarks.push((record.dataset.clone(), examples));
+        records.push(record);
+    }
+    Ok((benchmarks, records))
 }
 
 fn generated(world: &WorldSettings, limit: usize) -> Benchmarks {
