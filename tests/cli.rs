@@ -239,6 +239,12 @@ fn answers_are_graded_or_refused_by_line() {
     assert!(verdicts.lines().zip(&outcomes).all(|(line, begin)| line.starts_with(begin)), "{verdicts}");
     fs::remove_file(&output).unwrap();
 
+    let before = fs::read(&input).unwrap();
+    let mut onto_itself = harness(["grade", "--input"]);
+    onto_itself.arg(&input).arg("--output").arg(folder.path().join("./answers.jsonl"));
+    refused(onto_itself, &["would replace --input"]);
+    assert_eq!(fs::read(&input).unwrap(), before);
+
     for (row, named) in [
         (r#"{"answer": "8"}"#, &["response", "given"][..]),
         (r#"{"response": "x", "given": "7", "answer": "8"}"#, &["response", "given"]),

@@ -93,9 +93,7 @@ impl Plan {
 /// Runs every cell of the plan. `show` gets the table as it stands whenever a cell is finished.
 pub fn reproduce(plan: &Plan, progress: &dyn Progress, mut show: impl FnMut(&Table)) -> Result<Table> {
     let configs = plan.configs()?;
-    for config in &configs {
-        refuse_missing_device(config)?;
-    }
+    refuse_missing_device(&configs)?;
     let store = plan.store()?;
     for config in &configs {
         let cell = store.cell(&config.key(), &config.to_value()?)?;
@@ -148,10 +146,8 @@ fn table(plan: &Plan) -> Result<(Table, Vec<Arm>)> {
     }
     let protocol: EvalSettings = protocol.context("the study has no variants")?;
     let first = plan.config(&plan.study.base, plan.seeds.first().copied().unwrap_or_default())?;
-    let notes = match find(&store, &first.key())? {
-        Some(cell) => cell.inputs::<Inputs>()?.unwrap_or_default().benchmarks(&columns).notes(&arms),
-        None => vec![],
-    };
+    let inputs = stored_inputs(plan, &store)?.unwrap_or_default();
+    let notes = inputs.benchmarks(&columns).notes(&arms);
     let seeds: Vec<String> = plan.seeds.iter().map(u64::to_string).collect();
     let spec = TableSpec {
         title: plan.study.question.clone(),
@@ -169,6 +165,20 @@ fn table(plan: &Plan) -> Result<(Table, Vec<Arm>)> {
         paper: rows,
     };
     Ok((Table::new(spec, &arms)?, arms))
+}
+
+/// What the first cell that kept it was made from; benchmarks are the same for all cells of a plan.
+fn stored_inputs(plan: &Plan, store: &Store) -> Result<Option<Inputs>> {
+    for variant in &plan.study.variants {
+        for &seed in &plan.seeds {
+            let key = plan.config(&variant.name, seed)?.key();
+            let inputs = find(store, &key)?.map(|cell| cell.inputs()).transpose()?.flatten();
+            if inputs.is_some() {
+                return Ok(inputs);
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// The stored scores of an arm, if all its seeds are finished under the settings asked for.
@@ -205,9 +215,11 @@ fn find(store: &Store, key: &CellKey) -> Result<Option<crate::store::CellRecord>
 }
 
 /// Stops before anything is downloaded or made.
-fn refuse_missing_device(config: &RunConfig) -> Result<()> {
-    if let Origin::Hub { checkpoint, .. } = config.origin()? {
-        ensure!(checkpoint.device == Device::Cpu, "{}", forecast::needs_gpu(config, checkpoint));
+fn refuse_missing_device(configs: &[RunConfig]) -> Result<()> {
+    for config in configs {
+        if let Origin::Hub { checkpoint, .. } = config.origin()? {
+            ensure!(checkpoint.device == Device::Cpu, "{}", forecast::needs_gpu(configs, checkpoint));
+        }
     }
     Ok(())
 }

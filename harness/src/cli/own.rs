@@ -108,9 +108,12 @@ fn recorded(config: &RunConfig, own: Option<&Policy>) -> Result<Value> {
     Ok(value)
 }
 
-/// What is known of a user's own questions.
-fn own_record(path: &Path, rows: usize, examples: &[Example]) -> DataRecord {
-    DataRecord {
+/// A user's own questions, at most `limit`, and what is known of them.
+fn own_questions(path: &Path, limit: usize) -> Result<(Vec<Example>, DataRecord)> {
+    let mut examples = jsonl::read(path)?;
+    let rows = examples.len();
+    examples.truncate(limit);
+    let record = DataRecord {
         dataset: examples.first().map_or(String::new(), |e| e.benchmark.clone()),
         source: "own".into(),
         repository: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
@@ -119,8 +122,16 @@ fn own_record(path: &Path, rows: usize, examples: &[Example]) -> DataRecord {
         questions: rows,
         left_out: vec![],
         notes: vec![],
-        content: study::fingerprint(examples),
-    }
+        content: study::fingerprint(&examples),
+    };
+    Ok((examples, record))
+}
+
+/// All of them, unless the command says otherwise: the limit of the scale is that of its own benchmarks.
+fn own_limit(args: &EvalArgs) -> usize {
+    let set = args.own.overrides.iter().rev().find_map(|set| set.strip_prefix("eval.items="));
+    let limit = args.limit.or(set.and_then(|items| items.trim().parse().ok()));
+    limit.filter(|&items| items > 0).unwrap_or(usize::MAX)
 }
 
 /// The settings of a run of its own: the scale's, then `more`. `hub` says whether it uses datasets of the hub.
@@ -137,13 +148,11 @@ pub(super) fn train(args: &TrainArgs) -> Result<()> {
     let algorithm = algorithm.with_context(|| format!("the variant {} is not trained", args.variant))?;
     let sources = args.own.sources.sources()?;
     let display = Display::new()?;
+    // A file is quickly read and often wrong; a dataset is large, and the model may be wrong.
+    let own = args.data.as_ref().map(|path| own_questions(path, usize::MAX)).transpose()?;
     let base = Base::open(&args.own, &config, &sources, &display)?;
-    let (mut questions, mut record) = match (&args.data, &args.dataset) {
-        (Some(path), _) => {
-            let questions = jsonl::read(path)?;
-            let record = own_record(path, questions.len(), &questions);
-            (questions, record)
-        }
+    let (mut questions, mut record) = match (own, &args.dataset) {
+        (Some(own), _) => own,
         (None, Some(name)) => {
             sources.dataset(name, args.source.as_deref().unwrap_or("original"), &display)?
         }
@@ -174,8 +183,12 @@ pub(super) fn eval(args: &EvalArgs) -> Result<()> {
     let config = eval_config(args)?;
     let sources = Sources { unfiltered: args.all_rows, ..args.own.sources.sources()? };
     let display = Display::new()?;
+    let own = args.data.as_ref().map(|path| own_questions(path, own_limit(args))).transpose()?;
     let base = Base::open(&args.own, &config, &sources, &display)?;
-    let (benchmarks, records) = eval_questions(args, &config, &sources, &display)?;
+    let (benchmarks, records) = match own {
+        Some((examples, record)) => (vec![(record.dataset.clone(), examples)], vec![record]),
+        None => eval_questions(args, &config, &sources, &display)?,
+    };
     let run = OwnRun::open(&args.own, config, "eval", base, records)?;
     let cell = &run.cell;
     if cell.is_done() {
@@ -215,21 +228,17 @@ fn eval_questions(
     sources: &Sources,
     display: &Display,
 ) -> Result<(Benchmarks, Vec<DataRecord>)> {
-    let limit = study::item_limit(config);
-    if let Some(path) = &args.data {
-        let mut examples = jsonl::read(path)?;
-        let rows = examples.len();
-        if args.limit.is_some() || args.own.overrides.iter().any(|set| set.starts_with("eval.items")) {
-            examples.truncate(limit);
-        }
-        let record = own_record(path, rows, &examples);
-        return Ok((vec![(record.dataset.clone(), examples)], vec![record]));
-    }
     if args.benchmarks.is_empty() {
         return study::benchmarks(config, sources, display);
     }
     let source = args.source.as_deref().unwrap_or("original");
-    study::named_benchmarks(&benchmark_names(&args.benchmarks)?, source, limit, sources, display)
+    study::named_benchmarks(
+        &benchmark_names(&args.benchmarks)?,
+        source,
+        study::item_limit(config),
+        sources,
+        display,
+    )
 }
 
 /// The benchmarks that are named, or all of them.

@@ -8,7 +8,7 @@ use crate::progress::Interrupted;
 use crate::prompt::INSTRUCTION;
 use crate::rollout::Policy;
 use crate::score::ScoreSettings;
-use crate::settings::CorruptionKind;
+use crate::settings::{Alpha, CorruptionKind};
 use crate::store::LineWriter;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
@@ -55,12 +55,15 @@ pub(super) struct ScoreArgs {
     /// Seed of the corruption's draws
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Smallest picture area before the processor (both areas: the checkpoint's own by default; 200704 in the paper)
+    /// Smallest picture area before the processor (both areas: the checkpoint's own by default; 200704 in the paper's code)
     #[arg(long, requires = "max_pixels")]
     min_pixels: Option<usize>,
-    /// Largest picture area before the processor (1003520 in the paper)
+    /// Largest picture area before the processor (1003520 in the paper's code)
     #[arg(long, requires = "min_pixels")]
     max_pixels: Option<usize>,
+    /// What becomes of transparency: drop (as the paper's code) or white
+    #[arg(long, value_parser = super::alpha)]
+    alpha: Option<Alpha>,
     /// What follows every prompt after a blank line
     #[arg(long, value_name = "TEXT", default_value = INSTRUCTION)]
     instruction: String,
@@ -116,7 +119,10 @@ pub(super) fn score(args: &ScoreArgs) -> Result<()> {
     let mut output = LineWriter::create(&args.output)?;
     let display = Display::new()?;
     let instruction = if args.no_instruction { "" } else { &args.instruction };
-    let policy = Policy::open(&args.model, instruction, area).context("--model")?;
+    let mut policy = Policy::open(&args.model, instruction, area).context("--model")?;
+    if let Some(alpha) = args.alpha {
+        policy.set_alpha(alpha);
+    }
     let mut tokens = 0;
     let scored = crate::score::score(&policy, &given, &settings, &display, |line| {
         tokens += line.logp.len();

@@ -66,7 +66,7 @@ pub fn forecast(plan: &Plan) -> Result<String> {
     if let Origin::Hub { checkpoint, .. } = first.origin()?
         && checkpoint.device == Device::Cuda
     {
-        section("Device", vec![needs_gpu(first, checkpoint)]);
+        section("Device", vec![needs_gpu(&configs, checkpoint)]);
     }
     Ok(text)
 }
@@ -344,14 +344,17 @@ fn time(table: &[Timing], scale: &str, whats: &[&str], name: &str, count: u64) -
 }
 
 /// What a run on a GPU needs, and the ways out where there is none.
-pub(super) fn needs_gpu(config: &RunConfig, checkpoint: &CheckpointSettings) -> String {
-    let needed = memory_of(config).map_or(0.0, |memory| gib(memory.peak()));
+pub(super) fn needs_gpu(configs: &[RunConfig], checkpoint: &CheckpointSettings) -> String {
+    let peaks = configs.iter().filter_map(|config| memory_of(config).ok()).map(|memory| memory.peak());
+    let needed = gib(peaks.max().unwrap_or_default());
+    let scale = configs.first().map_or("", |config| config.scale.as_str());
     format!(
-        "scale {} trains {} on NVIDIA GPUs with about {needed:.0} GiB of memory in all (by formula), and this build of \
-         harness runs on the processor only. `--dry-run` prints the whole plan; `--scale tiny` does the same job with a \
-         small model in minutes; --set checkpoint.device=cpu --set checkpoint.dtype=f32 --set \
-         checkpoint.optimizer_state=f32 takes the processor, which is no way for a model of this size",
-        config.scale, checkpoint.repo
+        "scale {scale} runs {} on NVIDIA GPUs with about {needed:.0} GiB of memory in all (by formula, if all responses \
+         of a draw are sampled at once), and this build of harness runs on the processor only. `--dry-run` prints the \
+         whole plan; `--scale tiny` does the same job with a small model in minutes; --set checkpoint.device=cpu --set \
+         checkpoint.dtype=f32 --set checkpoint.optimizer_state=f32 takes the processor, which is no way for a model of \
+         this size",
+        checkpoint.repo
     )
 }
 
