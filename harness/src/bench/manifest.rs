@@ -4,6 +4,7 @@
 //! each of these statements is. It knows neither how files are fetched nor how they are read; the fetcher takes
 //! [`Source::hub`], [`Source::revision`] and [`Source::files`] as plain data, [`crate::bench::read`] the rest.
 
+use crate::hub;
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
@@ -83,8 +84,8 @@ pub struct Source {
     pub kind: RepoKind,
     /// The revision to ask for; a branch is pinned to a commit by the lock file on first use.
     pub revision: String,
-    /// The files to fetch, as paths in the repository; `*` stands for any text without `/` (see
-    /// [`Source::wants`]).
+    /// The files to fetch, as paths in the repository; `*` stands for any text, as
+    /// for the fetcher ([`hub::matches`]).
     pub files: Vec<String>,
     /// The split or configuration that these files hold, in words.
     pub split: String,
@@ -227,20 +228,8 @@ impl Source {
 
     /// Whether a path in the repository is one of [`Source::files`].
     pub fn wants(&self, path: &str) -> bool {
-        self.files.iter().any(|pattern| matches(pattern, path))
+        self.files.iter().any(|pattern| hub::matches(pattern, path))
     }
-}
-
-/// Whether a path fits a pattern, in which `*` stands for any text, also none, without `/`.
-fn matches(pattern: &str, path: &str) -> bool {
-    let Some((head, rest)) = pattern.split_once('*') else {
-        return pattern == path;
-    };
-    let Some(tail) = path.strip_prefix(head) else {
-        return false;
-    };
-    let reach = tail.find('/').unwrap_or(tail.len());
-    (0..=reach).filter(|&end| tail.is_char_boundary(end)).any(|end| matches(rest, &tail[end..]))
 }
 
 fn nearest(name: &str, names: &[&str]) -> String {
@@ -256,24 +245,6 @@ fn nearest(name: &str, names: &[&str]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn patterns_stop_at_a_slash() {
-        for (pattern, path, fits) in [
-            ("testmini.parquet", "testmini.parquet", true),
-            ("testmini.parquet", "x/testmini.parquet", false),
-            ("data/test-*.parquet", "data/test-00000-of-00001-3532b8d3f1b4047a.parquet", true),
-            ("data/test-*.parquet", "data/testmini-00000-of-00001.parquet", false),
-            ("data/*/A.json", "data/vppo/A.json", true),
-            ("data/*/A.json", "data/vppo/x/A.json", false),
-            ("data/images/A/*", "data/images/A/ü.png", true),
-            ("data/images/A/*", "data/images/A/b/c.png", false),
-            ("*a*b", "xaayb", true),
-            ("*a*b", "xaay", false),
-        ] {
-            assert_eq!(matches(pattern, path), fits, "{pattern} {path}");
-        }
-    }
 
     #[test]
     fn unknown_keys_are_refused() {

@@ -49,6 +49,7 @@ mod settings;
 mod transfer;
 
 pub use fetch::Fetched;
+pub use pattern::matches;
 pub use plan::{Checked, Condition, FetchPlan, PlannedFile};
 pub use repo::{Repo, RepoKind, Wanted};
 pub use settings::{Settings, Token};

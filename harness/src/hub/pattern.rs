@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 
 /// Whether `path` matches `pattern`, in which `*` stands for any characters, `/` among them.
-pub(super) fn matches(pattern: &str, path: &str) -> bool {
+pub fn matches(pattern: &str, path: &str) -> bool {
     let pattern = pattern.strip_suffix('?').unwrap_or(pattern);
     let Some((head, rest)) = pattern.split_once('*') else { return pattern == path };
     let Some(mut path) = path.strip_prefix(head) else { return false };

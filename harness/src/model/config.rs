@@ -186,7 +186,7 @@ impl VlConfig {
             ("num_attention_heads", t.num_attention_heads.to_string()),
             ("num_key_value_heads", t.num_key_value_heads.to_string()),
             ("rope_theta", self.rope_theta().to_string()),
-            ("mrope_section", format!("{:?}", self.mrope_section().ok())),
+            ("mrope_section", format!("{:?}", self.mrope_section().unwrap_or_default())),
             ("tie_word_embeddings", self.tie_word_embeddings.to_string()),
             ("vision hidden_size", v.hidden_size.to_string()),
             ("vision intermediate_size", v.intermediate_size.to_string()),
