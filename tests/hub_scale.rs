@@ -200,6 +200,12 @@ fn the_arms_of_a_hub_scale_run_from_checkpoint_and_datasets_to_the_table() {
     assert!(!again(&moved).stderr.contains(told) && again(Path::new(model)).stderr.contains(told));
     copy(&runs.join("grpo/seed-1/model"), &moved);
     assert!(!again(&moved).stderr.contains(told), "other weights are another model");
+
+    // An arm that starts from another checkpoint cannot stand beside the others.
+    fs::remove_dir_all(from.path().join(CHECKPOINT)).unwrap();
+    copy(&runs.join("grpo/seed-1/model"), &from.path().join(CHECKPOINT));
+    let dapo = ["reproduce", "--scale", scale, "--variants", "dapo", "--set", "algorithm.group_filter=none"];
+    refused(on_copies(&dapo, from.path(), out.path()), &["dapo", "another checkpoint", "one table"]);
 }
 
 #[test]

@@ -146,8 +146,7 @@ fn table(plan: &Plan) -> Result<(Table, Vec<Arm>)> {
     }
     let protocol: EvalSettings = protocol.context("the study has no variants")?;
     let first = plan.config(&plan.study.base, plan.seeds.first().copied().unwrap_or_default())?;
-    let inputs = stored_inputs(plan, &store)?.unwrap_or_default();
-    let notes = inputs.benchmarks(&columns).notes(&arms);
+    let notes = common_inputs(plan, &store, &columns)?.notes(&arms);
     let seeds: Vec<String> = plan.seeds.iter().map(u64::to_string).collect();
     let spec = TableSpec {
         title: plan.study.question.clone(),
@@ -167,18 +166,22 @@ fn table(plan: &Plan) -> Result<(Table, Vec<Arm>)> {
     Ok((Table::new(spec, &arms)?, arms))
 }
 
-/// What the first cell that kept it was made from; benchmarks are the same for all cells of a plan.
-fn stored_inputs(plan: &Plan, store: &Store) -> Result<Option<Inputs>> {
+/// What the cells were made from, their benchmarks alone. Arms stand in one table only if that is the same for all.
+fn common_inputs(plan: &Plan, store: &Store, columns: &[String]) -> Result<Inputs> {
+    let mut common: Option<Inputs> = None;
     for variant in &plan.study.variants {
         for &seed in &plan.seeds {
             let key = plan.config(&variant.name, seed)?.key();
-            let inputs = find(store, &key)?.map(|cell| cell.inputs()).transpose()?.flatten();
-            if inputs.is_some() {
-                return Ok(inputs);
-            }
+            let inputs: Option<Inputs> = find(store, &key)?.map(|cell| cell.inputs()).transpose()?.flatten();
+            let Some(inputs) = inputs.map(|inputs| inputs.benchmarks(columns)) else { continue };
+            ensure!(
+                *common.get_or_insert_with(|| inputs.clone()) == inputs,
+                "{key} started from another checkpoint, or was evaluated on other data, than the arms before it (see \
+                 their inputs.json): they cannot stand in one table"
+            );
         }
     }
-    Ok(None)
+    Ok(common.unwrap_or_default())
 }
 
 /// The stored scores of an arm, if all its seeds are finished under the settings asked for.

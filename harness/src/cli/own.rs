@@ -41,7 +41,7 @@ impl OwnRun {
         let Base { policy, mut inputs, store } = base;
         inputs.data = records;
         let resolved = json!({
-            "config": recorded(&config, args.model.as_ref().map(|_| &policy))?,
+            "config": recorded(&config, &policy, args.model.is_some())?,
             "inputs": serde_json::to_value(&inputs)?,
         });
         let name = format!("{}-{}", config.variant, &crate::store::content_hash(&resolved)[..12]);
@@ -93,14 +93,14 @@ fn own_policy(dir: &Path, config: &RunConfig) -> Result<Policy> {
 
 /// The settings that count for a run of its own: with a model of the user's own, those of the scale's model, checkpoint
 /// and datasets do not, and what does takes their place.
-fn recorded(config: &RunConfig, own: Option<&Policy>) -> Result<Value> {
+fn recorded(config: &RunConfig, policy: &Policy, own_model: bool) -> Result<Value> {
     let mut value = config.to_value()?;
-    if let (Some(settings), Some(policy)) = (value.as_object_mut(), own) {
+    let renderer = &policy.renderer;
+    value["pictures"] = json!({ "area": renderer.area, "alpha": renderer.alpha });
+    if let (Some(settings), true) = (value.as_object_mut(), own_model) {
         for key in ["model", "world", "warm_start", "checkpoint", "data", "study"] {
             settings.remove(key);
         }
-        let renderer = &policy.renderer;
-        settings.insert("pictures".into(), json!({ "area": renderer.area, "alpha": renderer.alpha }));
         settings.insert("sizes".into(), policy.model.config().to_value());
         settings.insert("device".into(), json!("cpu"));
         settings.insert("dtype".into(), json!("f32"));

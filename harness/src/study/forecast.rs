@@ -237,7 +237,7 @@ fn training(config: &RunConfig) -> Result<Vec<String>> {
 fn evaluation_size(config: &RunConfig) -> Result<(u64, u64)> {
     let rows = match config.origin()? {
         Origin::Made { world, .. } => vec![world.eval_items; crate::bench::tiny::FAMILIES.len()],
-        Origin::Hub { .. } => expected_rows(config)?.into_iter().map(|(_, rows)| rows).collect(),
+        Origin::Hub { data, .. } => expected_rows(data)?,
     };
     let limit = if config.eval.items == 0 { usize::MAX } else { config.eval.items };
     let items = rows.into_iter().map(|rows| rows.min(limit) as u64).sum::<u64>();

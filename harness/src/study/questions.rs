@@ -211,22 +211,10 @@ pub fn columns(config: &RunConfig) -> Result<Vec<String>> {
     })
 }
 
-/// How many rows each benchmark of the hub has, by column.
-pub fn expected_rows(config: &RunConfig) -> Result<Vec<(String, usize)>> {
-    match config.origin()? {
-        Origin::Made { .. } => Ok(vec![]),
-        Origin::Hub { data, .. } => manifest_rows(&data.benchmarks, &data.eval_source),
-    }
-}
-
-/// The same for benchmarks by name.
-pub fn manifest_rows(names: &[String], source: &str) -> Result<Vec<(String, usize)>> {
-    let rows = |name: &String| {
-        let manifest = Manifest::by_name(name)?;
-        let kept = manifest.source(Some(source))?.expected.kept;
-        Ok((manifest.name, kept))
-    };
-    names.iter().map(rows).collect()
+/// How many rows each benchmark of the hub has.
+pub fn expected_rows(data: &DataSettings) -> Result<Vec<usize>> {
+    let rows = |name: &String| Ok(Manifest::by_name(name)?.source(Some(&data.eval_source))?.expected.kept);
+    data.benchmarks.iter().map(rows).collect()
 }
 
 fn column_names(data: &DataSettings) -> Result<Vec<String>> {
