@@ -1,11 +1,11 @@
-//! What a training step costs, by formula: weights, memory by part, tokens, floating-point operations. Pure
-//! arithmetic on settings; nothing here is measured, and it knows no device.
-//!
-//! Formulas: a weight takes part in one multiplication and one addition per token, so a forward pass costs
-//! 2 operations per weight and token, and a backward pass twice that. Recomputing each layer in the backward pass adds one more
-//! forward. Attention adds 4 x width x (tokens it looks back at) per token and layer to a forward pass.
+//! What a training step costs, by formula: weights, memory by part, tokens, floating-point operations ([`flops`]).
+//! Pure arithmetic on settings; nothing here is measured, and it knows no device.
+
+pub mod flops;
+pub mod units;
 
 use crate::settings::{Dtype, ModelSettings, OptimizerState, TrainSettings};
+use flops::{Sequences, Vision};
 
 /// Side in pixels of the square that becomes one visual token.
 const TOKEN_PIXELS: usize = 28;
@@ -130,59 +130,23 @@ pub fn memory(
     }
 }
 
-/// Tokens of one training step, if every prompt and response has its greatest length and no group is thrown away.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StepTokens {
-    /// Prompt tokens, each prompt once for its group.
-    pub prompt: u64,
-    /// Response tokens.
-    pub response: u64,
-}
-
-/// Counts a step's tokens.
-pub fn step_tokens(train: &TrainSettings, lengths: Lengths) -> StepTokens {
-    let prompts = train.prompts_per_step as u64;
-    StepTokens {
-        prompt: prompts * lengths.prompt,
-        response: prompts * train.group_size as u64 * lengths.response,
+/// The sequences of one training step at their greatest lengths, each prompt once for its group. The shapes of the
+/// pictures are not known: the whole prompt's visual tokens count as one picture of whole windows.
+pub fn step_sequences(model: &ModelSettings, train: &TrainSettings, lengths: Lengths) -> Sequences {
+    Sequences {
+        prompts: train.prompts_per_step as u64,
+        group: train.group_size as u64,
+        prompt_tokens: lengths.prompt,
+        response_tokens: lengths.response,
+        vision: Vision::of_tokens(model, visual_tokens(model, lengths)),
     }
 }
 
-/// Floating-point operations of the passes over the language model of one step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StepFlops {
-    /// Sampling: every token once.
-    pub rollout: u64,
-    /// One forward pass over prompts and responses.
-    pub scoring: u64,
-    /// Forward and backward pass of the update, without the recomputation of layers.
-    pub update: u64,
-}
-
-/// Counts a step's operations; each prompt is computed once for its group.
-pub fn step_flops(
-    model: &ModelSettings,
-    vocab_size: usize,
-    tokens: StepTokens,
-    lengths: Lengths,
-) -> StepFlops {
-    let weights = weights(model, vocab_size);
-    let head = (vocab_size * model.hidden_size) as u64;
-    let pair = 4 * (model.hidden_size * model.layers) as u64;
-    let attention = pair
-        * (tokens.prompt * lengths.prompt / 2 + tokens.response * (lengths.prompt + lengths.response / 2));
-    let language = 2 * (tokens.prompt + tokens.response) * weights.language;
-    let prompts = tokens.prompt / lengths.prompt.max(1);
-    let vision = 2 * 4 * prompts * visual_tokens(model, lengths) * weights.vision;
-    let forward = attention + language + vision + 2 * tokens.response * head;
-    StepFlops { rollout: forward, scoring: forward, update: 3 * forward }
-}
-
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn sizes(text: [usize; 5], tied: bool, vision_wide: usize) -> ModelSettings {
+    pub(crate) fn sizes(text: [usize; 5], tied: bool, vision_wide: usize) -> ModelSettings {
         let [hidden_size, intermediate_size, layers, heads, kv_heads] = text;
         ModelSettings {
             hidden_size,
@@ -241,20 +205,7 @@ mod tests {
         assert_eq!(memory.workspace, 80 * (6 * 1280 + 3 * 32) * 2 + 2 * 1024 * 50 * 4);
         let peak = 10 * count + memory.layer_inputs + memory.workspace;
         assert_eq!(memory.peak(), peak.max(10 * count + memory.kv_cache));
-        let tokens = step_tokens(&train, lengths);
-        assert_eq!((tokens.prompt, tokens.response), (40, 800));
-    }
-
-    /// At 7B the weights dominate: 2 x weights x tokens, to a fifth.
-    #[test]
-    fn operations_are_about_two_per_weight_and_token() {
-        let model = sizes([3584, 18944, 28, 28, 4], false, 3420);
-        let lengths = Lengths { prompt: 1_400, response: 1_000 };
-        let tokens = StepTokens { prompt: 1_400 * 384, response: 1_000 * 3_072 };
-        let flops = step_flops(&model, 152_064, tokens, lengths);
-        let rule = 2.0 * 7.6e9 * (tokens.prompt + tokens.response) as f64;
-        let ratio = flops.scoring as f64 / rule;
-        assert!((0.9..1.25).contains(&ratio), "{ratio}");
-        assert_eq!(flops.update, 3 * flops.scoring);
+        let step = step_sequences(&model, &train, lengths);
+        assert_eq!((step.all_prompt_tokens(), step.all_response_tokens()), (40, 800));
     }
 }

@@ -1,5 +1,6 @@
 //! The command line: arguments in, calls of the library, progress and tables out. Nothing else prints.
 
+mod bench;
 mod commands;
 mod display;
 mod fetch;
@@ -28,6 +29,7 @@ Examples:
   harness train --data my.jsonl --variant vppo       train on your own questions
   harness grade --input answers.jsonl --output verdicts.jsonl
   harness score --model DIR --input given.jsonl --output scores.jsonl --corruption patches
+  harness bench --model DIR --json                   a training step on random data: seconds, tokens/s, memory, MFU
 
 Ctrl-C stops at the next safe point; the same command goes on from there.";
 
@@ -53,6 +55,8 @@ enum Command {
     Fetch(FetchArgs),
     /// Grade answers from a JSONL file
     Grade(GradeArgs),
+    /// Time one training step on random tokens and pictures
+    Bench(bench::BenchArgs),
     /// Score given responses: log-probability, entropy and visual dependency of every token
     Score(score::ScoreArgs),
 }
@@ -268,6 +272,7 @@ fn run(command: &Command) -> Result<()> {
         Command::Eval(args) => own::eval(args),
         Command::Fetch(args) => fetch::fetch(args),
         Command::Grade(args) => commands::grade(args),
+        Command::Bench(args) => bench::bench(args),
         Command::Score(args) => score::score(args),
     }
 }

@@ -6,6 +6,7 @@
 //!
 //! - [`network`]: the whole model over packed groups; the prompt of a group is computed once.
 //! - [`decode`]: sampling with a static cache. [`optimizer`]: AdamW. [`checkpoint`]: the hub's layout.
+//! - [`machine`]: what a build can compute on, and how fast it multiplies.
 //! - `layer`, `vision`, `attention`, `head`, `kernels`, `positions`: the parts.
 
 mod attention;
@@ -15,6 +16,7 @@ pub mod decode;
 mod head;
 mod kernels;
 mod layer;
+pub mod machine;
 pub mod network;
 pub mod optimizer;
 pub mod params;

@@ -7,7 +7,8 @@ use super::questions::{checkpoint_files, expected_rows, wanted_dataset};
 use super::{Plan, RunConfig, find};
 use crate::bench::Manifest;
 use crate::config::Origin;
-use crate::cost::{Lengths, Memory, StepTokens, memory, picture_tokens, step_flops, step_tokens, weights};
+use crate::cost::units::{bytes, operations, thousands};
+use crate::cost::{Lengths, Memory, flops, memory, picture_tokens, step_sequences, weights};
 use crate::hub::{FetchPlan, Hub, Wanted};
 use crate::settings::{CheckpointSettings, Device, Dtype, OptimizerState};
 use anyhow::{Context, Result};
@@ -200,10 +201,11 @@ fn lengths(config: &RunConfig) -> Result<Lengths> {
 fn training(config: &RunConfig) -> Result<Vec<String>> {
     let train = &config.train;
     let lengths = lengths(config)?;
-    let tokens = step_tokens(train, lengths);
-    let flops = step_flops(&config.model, vocabulary(config)?, tokens, lengths);
-    let prompt = tokens.prompt * train.group_size as u64;
-    let apart = step_flops(&config.model, vocabulary(config)?, StepTokens { prompt, ..tokens }, lengths);
+    let vocabulary = vocabulary(config)?;
+    let step = step_sequences(&config.model, train, lengths);
+    let (prompt, response) = (step.all_prompt_tokens(), step.all_response_tokens());
+    let scoring = flops::forward(&config.model, vocabulary, &step).total();
+    let apart = flops::forward(&config.model, vocabulary, &step.apart()).total();
     let updates = train.prompts_per_step / train.mini_batch_prompts;
     Ok(vec![
         format!(
@@ -216,18 +218,18 @@ fn training(config: &RunConfig) -> Result<Vec<String>> {
         ),
         format!(
             "per step at greatest lengths: {} response tokens, {} prompt tokens (each prompt once for its group); in all {}",
-            thousands(tokens.response),
-            thousands(tokens.prompt),
-            thousands(train.steps * (tokens.response + tokens.prompt))
+            thousands(response),
+            thousands(prompt),
+            thousands(train.steps * (response + prompt))
         ),
         format!(
             "operations of them: rollout {}, a scoring pass {}, update {} without the recomputation of layers; old \
              log-probabilities that are recomputed take one scoring pass, visual dependency another ({} where every \
              response has its own corrupted picture)",
-            operations(flops.rollout),
-            operations(flops.scoring),
-            operations(flops.update),
-            operations(apart.scoring)
+            operations(scoring),
+            operations(scoring),
+            operations(flops::update(&config.model, vocabulary, &step)),
+            operations(apart)
         ),
         "groups without spread are drawn again where the algorithm filters: then sampling costs more, without a bound"
             .to_owned(),
@@ -362,38 +364,6 @@ fn billions(count: u64) -> f64 {
     count as f64 / 1e9
 }
 
-/// A number of operations or bytes in the largest unit that leaves at least one before the point.
-fn in_units(count: u64, step: f64, units: [&str; 4]) -> String {
-    let mut value = count as f64;
-    let mut unit = 0;
-    while value >= step && unit + 1 < units.len() {
-        value /= step;
-        unit += 1;
-    }
-    format!("{value:.1} {}", units[unit])
-}
-
-fn operations(count: u64) -> String {
-    in_units(count / 1_000_000, 1e3, ["MFLOP", "GFLOP", "TFLOP", "PFLOP"])
-}
-
-fn bytes(count: u64) -> String {
-    in_units(count, 1024.0, ["B", "KiB", "MiB", "GiB"])
-}
-
 fn gib(bytes: u64) -> f64 {
     bytes as f64 / (1u64 << 30) as f64
-}
-
-/// `12345678` as `12,345,678`.
-fn thousands(count: u64) -> String {
-    let digits = count.to_string();
-    let mut text = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
