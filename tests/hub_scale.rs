@@ -50,9 +50,15 @@ fn scale(folder: &Path) -> PathBuf {
         [checkpoint]
         repo = "example/tiny-qwen2.5-vl"
         vocab_size = 332
+        [compute]
         device = "cpu"
         dtype = "f32"
+        gradient_dtype = "f32"
         optimizer_state = "f32"
+        recompute = false
+        attention = "own"
+        kv_tokens = 0
+        max_sequences = 0
         [model]
         hidden_size = 32
         intermediate_size = 48

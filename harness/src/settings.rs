@@ -275,12 +275,53 @@ pub struct CheckpointSettings {
     pub revision: String,
     /// Rows of its embedding.
     pub vocab_size: usize,
-    /// Where it runs.
+}
+
+/// How the arithmetic is done: the device, the types of numbers, and what is traded for memory. It changes results by
+/// rounding only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ComputeSettings {
+    /// Where the model runs.
     pub device: Device,
-    /// Type of weights, gradients and activations.
+    /// Type of weights and activations.
     pub dtype: Dtype,
+    /// Type in which gradients are summed over micro-batches.
+    pub gradient_dtype: Dtype,
     /// How AdamW keeps its state.
     pub optimizer_state: OptimizerState,
+    /// Whether the backward pass computes each layer again from its input instead of keeping its activations.
+    pub recompute: bool,
+    /// Which implementation of attention.
+    pub attention: Attention,
+    /// Tokens whose keys and values are kept while sampling (0: as many as all sequences of a call need).
+    pub kv_tokens: usize,
+    /// Sequences that are sampled at the same time (0: all of a call).
+    pub max_sequences: usize,
+}
+
+impl ComputeSettings {
+    /// The processor, everything in f32 and kept: what the tiny scale uses.
+    pub const CPU: ComputeSettings = ComputeSettings {
+        device: Device::Cpu,
+        dtype: Dtype::F32,
+        gradient_dtype: Dtype::F32,
+        optimizer_state: OptimizerState::F32,
+        recompute: false,
+        attention: Attention::Own,
+        kv_tokens: 0,
+        max_sequences: 0,
+    };
+}
+
+/// Implementations of attention over packed sequences.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Attention {
+    /// This project's kernels: every device, every head size.
+    Own,
+    /// FlashAttention-2 (feature `flash-attn`): CUDA, bf16, head sizes of the published checkpoints.
+    Flash,
 }
 
 /// Where a model runs.

@@ -18,7 +18,7 @@ pub use questions::{
 };
 
 use crate::algo::Algorithm;
-use crate::config::{Origin, Scale, Setting, Study, Variant};
+use crate::config::{Scale, Setting, Study, Variant};
 use crate::eval::evaluate;
 use crate::model::checkpoint::SaveSettings;
 use crate::progress::Progress;
@@ -220,9 +220,7 @@ fn find(store: &Store, key: &CellKey) -> Result<Option<crate::store::CellRecord>
 /// Stops before anything is downloaded or made.
 fn refuse_missing_device(configs: &[RunConfig]) -> Result<()> {
     for config in configs {
-        if let Origin::Hub { checkpoint, .. } = config.origin()? {
-            ensure!(checkpoint.device == Device::Cpu, "{}", forecast::needs_gpu(configs, checkpoint));
-        }
+        ensure!(config.compute.device == Device::Cpu, "{}", forecast::needs_gpu(configs));
     }
     Ok(())
 }

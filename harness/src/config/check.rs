@@ -3,8 +3,8 @@
 use super::layer::Origins;
 use super::{Origin, Presets, RunConfig};
 use crate::settings::{
-    CheckpointSettings, DataSettings, Device, Dtype, ModelSettings, OptimizerState, Protocol, Sampling,
-    WarmStart, WorldSettings,
+    Attention, CheckpointSettings, ComputeSettings, DataSettings, Device, Dtype, ModelSettings,
+    OptimizerState, Protocol, Sampling, WarmStart, WorldSettings,
 };
 use anyhow::{Result, bail};
 use serde::Serialize;
@@ -47,6 +47,7 @@ pub(super) fn check<A: Presets>(config: &RunConfig<A>, origins: &Origins) -> Res
     check_origin(config, &mut checks);
     check_train(config, &mut checks);
     check_optimizer(config, &mut checks);
+    check_compute(&config.compute, &mut checks);
     check_sampling(config, &mut checks);
     if let Some(Err(problem)) = config.algorithm.as_ref().map(A::check) {
         checks.problems.push(format!("algorithm.{problem}"));
@@ -137,12 +138,34 @@ fn check_checkpoint(checkpoint: &CheckpointSettings, checks: &mut Checks<'_>) {
     let named = parts.len() == 2 && parts.iter().all(|part| !part.is_empty());
     checks.require(named, "checkpoint.repo", &checkpoint.repo, "must be a repository, owner/name");
     checks.positive("checkpoint.vocab_size", checkpoint.vocab_size as u64);
-    if checkpoint.device == Device::Cpu {
-        let (dtype, state) = (checkpoint.dtype, checkpoint.optimizer_state);
-        let rule = "must be \"f32\" where checkpoint.device is \"cpu\"";
-        checks.require(dtype == Dtype::F32, "checkpoint.dtype", dtype, rule);
-        checks.require(state == OptimizerState::F32, "checkpoint.optimizer_state", state, rule);
+}
+
+fn check_compute(compute: &ComputeSettings, checks: &mut Checks<'_>) {
+    let ComputeSettings { device, dtype, gradient_dtype, optimizer_state, attention, .. } = *compute;
+    if device == Device::Cpu {
+        let rule = "must be \"f32\" where compute.device is \"cpu\"";
+        checks.require(dtype == Dtype::F32, "compute.dtype", dtype, rule);
+        checks.require(gradient_dtype == Dtype::F32, "compute.gradient_dtype", gradient_dtype, rule);
+        checks.require(
+            optimizer_state == OptimizerState::F32,
+            "compute.optimizer_state",
+            optimizer_state,
+            rule,
+        );
     }
+    if dtype == Dtype::F32 {
+        let rule = "must be \"f32\" where compute.dtype is \"f32\"";
+        checks.require(
+            optimizer_state == OptimizerState::F32,
+            "compute.optimizer_state",
+            optimizer_state,
+            rule,
+        );
+        checks.require(gradient_dtype == Dtype::F32, "compute.gradient_dtype", gradient_dtype, rule);
+    }
+    let flash = device == Device::Cuda && dtype == Dtype::Bf16;
+    let rule = "needs compute.device = \"cuda\" and compute.dtype = \"bf16\"; \"own\" runs everywhere";
+    checks.require(attention == Attention::Own || flash, "compute.attention", attention, rule);
 }
 
 fn check_data(data: &DataSettings, checks: &mut Checks<'_>) {

@@ -26,8 +26,8 @@ pub use layer::Setting;
 pub use study::{PaperRow, Scale, Study, Variant};
 
 use crate::settings::{
-    CheckpointSettings, DataSettings, EvalSettings, ModelSettings, OptimizerSettings, PixelRange, Sampling,
-    TrainSettings, WarmStart, WorldSettings,
+    CheckpointSettings, ComputeSettings, DataSettings, EvalSettings, ModelSettings, OptimizerSettings,
+    PixelRange, Sampling, TrainSettings, WarmStart, WorldSettings,
 };
 use crate::store::{CellKey, content_hash};
 use anyhow::{Result, anyhow, bail, ensure};
@@ -102,6 +102,8 @@ pub struct RunConfig<A> {
     pub optimizer: OptimizerSettings,
     /// The evaluation.
     pub eval: EvalSettings,
+    /// How the arithmetic is done.
+    pub compute: ComputeSettings,
 }
 
 /// Where a run's base model and questions come from.

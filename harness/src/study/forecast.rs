@@ -10,7 +10,7 @@ use crate::config::Origin;
 use crate::cost::units::{bytes, operations, thousands};
 use crate::cost::{Lengths, Memory, flops, memory, picture_tokens, step_sequences, weights};
 use crate::hub::{FetchPlan, Hub, Wanted};
-use crate::settings::{CheckpointSettings, Device, Dtype, OptimizerState};
+use crate::settings::{ComputeSettings, Device};
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
@@ -64,10 +64,8 @@ pub fn forecast(plan: &Plan) -> Result<String> {
     section("Evaluation, per cell", evaluation(first)?);
     section("Memory, by formula at greatest lengths (not measured)", memory_lines(&configs)?);
     section("Time", times(&configs)?);
-    if let Origin::Hub { checkpoint, .. } = first.origin()?
-        && checkpoint.device == Device::Cuda
-    {
-        section("Device", vec![needs_gpu(&configs, checkpoint)]);
+    if first.compute.device == Device::Cuda {
+        section("Device", vec![needs_gpu(&configs)]);
     }
     Ok(text)
 }
@@ -257,17 +255,14 @@ fn evaluation(config: &RunConfig) -> Result<Vec<String>> {
 }
 
 fn memory_of(config: &RunConfig) -> Result<Memory> {
-    let (dtype, optimizer) = match config.origin()? {
-        Origin::Made { .. } => (Dtype::F32, OptimizerState::F32),
-        Origin::Hub { checkpoint, .. } => (checkpoint.dtype, checkpoint.optimizer_state),
-    };
+    let ComputeSettings { dtype, optimizer_state, .. } = config.compute;
     let vocabulary = vocabulary(config)?;
     // All responses of a draw are sampled at the same time.
     let sequences = match config.algorithm {
         Some(_) => config.eval.batch.max(config.train.refill_prompts * config.train.group_size),
         None => config.eval.batch,
     };
-    Ok(memory(&config.model, vocabulary, dtype, optimizer, &config.train, lengths(config)?, sequences))
+    Ok(memory(&config.model, vocabulary, dtype, optimizer_state, &config.train, lengths(config)?, sequences))
 }
 
 /// Memory of the trained cells, or of an evaluation where nothing is trained.
@@ -346,17 +341,16 @@ fn time(table: &[Timing], scale: &str, whats: &[&str], name: &str, count: u64) -
 }
 
 /// What a run on a GPU needs, and the ways out where there is none.
-pub(super) fn needs_gpu(configs: &[RunConfig], checkpoint: &CheckpointSettings) -> String {
+pub(super) fn needs_gpu(configs: &[RunConfig]) -> String {
     let peaks = configs.iter().filter_map(|config| memory_of(config).ok()).map(|memory| memory.peak());
     let needed = gib(peaks.max().unwrap_or_default());
     let scale = configs.first().map_or("", |config| config.scale.as_str());
     format!(
-        "scale {scale} runs {} on NVIDIA GPUs with about {needed:.0} GiB of memory in all (by formula, if all responses \
+        "scale {scale} runs on NVIDIA GPUs with about {needed:.0} GiB of memory in all (by formula, if all responses \
          of a draw are sampled at once), and this build of harness runs on the processor only. `--dry-run` prints the \
-         whole plan; `--scale tiny` does the same job with a small model in minutes; --set checkpoint.device=cpu --set \
-         checkpoint.dtype=f32 --set checkpoint.optimizer_state=f32 takes the processor, which is no way for a model of \
-         this size",
-        checkpoint.repo
+         whole plan; `--scale tiny` does the same job with a small model in minutes; --set compute.device=cpu --set \
+         compute.dtype=f32 --set compute.optimizer_state=f32 takes the processor, which is no way for a model of \
+         this size"
     )
 }
 
