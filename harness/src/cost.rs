@@ -59,10 +59,14 @@ pub fn picture_tokens(model: &ModelSettings) -> u64 {
     (model.max_pixels / (TOKEN_PIXELS * TOKEN_PIXELS)) as u64
 }
 
-/// Most visual tokens of a prompt: as many of the largest pictures as it has room for, at least one.
+/// As many of the largest pictures as a prompt has room for, at least one.
+fn pictures(model: &ModelSettings, lengths: Lengths) -> u64 {
+    (lengths.prompt / picture_tokens(model).max(1)).max(1)
+}
+
+/// Most visual tokens of a prompt.
 fn visual_tokens(model: &ModelSettings, lengths: Lengths) -> u64 {
-    let picture = picture_tokens(model);
-    picture * (lengths.prompt / picture.max(1)).max(1)
+    picture_tokens(model) * pictures(model, lengths)
 }
 
 /// Longest prompt and response, in tokens.
@@ -130,23 +134,23 @@ pub fn memory(
     }
 }
 
-/// The sequences of one training step at their greatest lengths, each prompt once for its group. The shapes of the
-/// pictures are not known: the whole prompt's visual tokens count as one picture of whole windows.
+/// The sequences of one training step at their greatest lengths, each prompt once for its group, filled by as many of
+/// the largest pictures as it has room for.
 pub fn step_sequences(model: &ModelSettings, train: &TrainSettings, lengths: Lengths) -> Sequences {
     Sequences {
         prompts: train.prompts_per_step as u64,
         group: train.group_size as u64,
         prompt_tokens: lengths.prompt,
         response_tokens: lengths.response,
-        vision: Vision::of_tokens(model, visual_tokens(model, lengths)),
+        vision: Vision::of_tokens(model, picture_tokens(model)).times(pictures(model, lengths)),
     }
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use super::*;
 
-    pub(crate) fn sizes(text: [usize; 5], tied: bool, vision_wide: usize) -> ModelSettings {
+    pub(super) fn sizes(text: [usize; 5], tied: bool, vision_wide: usize) -> ModelSettings {
         let [hidden_size, intermediate_size, layers, heads, kv_heads] = text;
         ModelSettings {
             hidden_size,

@@ -3,7 +3,7 @@
 use crate::cost::units::{bytes, operations, thousands};
 use crate::model::checkpoint::{PictureMarks, open_or_fill};
 use crate::model::machine::{ensure_supported, measured_peak};
-use crate::settings::{CorruptionScope, Device, Dtype};
+use crate::settings::{ComputeSettings, CorruptionScope, Device, Dtype};
 use crate::speed::{Bench, Phase, Shape, Timings};
 use crate::store::{Provenance, peak_resident_bytes};
 use anyhow::{Context, Result, ensure};
@@ -118,7 +118,7 @@ impl BenchArgs {
         }
     }
 
-    fn compute(&self) -> (Device, Dtype) {
+    fn compute(&self) -> ComputeSettings {
         let device = match self.device {
             On::Cpu => Device::Cpu,
             On::Cuda => Device::Cuda,
@@ -127,13 +127,13 @@ impl BenchArgs {
             Type::F32 => Dtype::F32,
             Type::Bf16 => Dtype::Bf16,
         };
-        (device, dtype)
+        ComputeSettings { device, dtype, recompute: self.recompute, ..ComputeSettings::CPU }
     }
 }
 
 pub(super) fn bench(args: &BenchArgs) -> Result<()> {
-    let (device, dtype) = args.compute();
-    ensure_supported(device, dtype, args.recompute)?;
+    let compute = args.compute();
+    ensure_supported(&compute)?;
     let (model, own_weights) = open_or_fill(&args.model, WEIGHT_SEED).context("--model")?;
     let mut bench = Bench::new(model, &PictureMarks::open(&args.model)?, args.shape())?;
     let peak = Peak::new(args.peak_tflops)?;
@@ -142,18 +142,17 @@ pub(super) fn bench(args: &BenchArgs) -> Result<()> {
         eprintln!("{name}: {} {seconds:.4} s", phase.name());
     })?;
     let done = Done {
-        device: device_name(device),
-        dtype: dtype_name(dtype),
+        compute,
         own_weights,
         flops: bench.flops()?,
-        peak_bytes: peak_bytes(device),
+        peak_bytes: peak_bytes(compute.device),
         bench,
         timings,
         peak,
     };
     print!("{}", done.in_words()?);
     if args.json {
-        println!("{}", done.json(args.recompute));
+        println!("{}", done.json());
     }
     Ok(())
 }
@@ -207,8 +206,7 @@ struct Done {
     bench: Bench,
     timings: Timings,
     flops: BTreeMap<Phase, u64>,
-    device: &'static str,
-    dtype: &'static str,
+    compute: ComputeSettings,
     own_weights: bool,
     peak_bytes: Option<u64>,
     peak: Peak,
@@ -241,8 +239,8 @@ impl Done {
              {rows} x {columns} patches; a response has {}\n\n{:<10}{:>12}{:>16}{:>10}{:>10}\n",
             thousands(self.bench.weights() as u64),
             if self.own_weights { "of the checkpoint" } else { "random" },
-            self.device,
-            self.dtype,
+            device_name(self.compute.device),
+            dtype_name(self.compute.dtype),
             shape.prompts,
             shape.group,
             shape.whole_prompt_tokens(),
@@ -303,7 +301,7 @@ impl Done {
     }
 
     /// The fields of the line of the step in PyTorch, and ours.
-    fn json(&self, recompute: bool) -> Value {
+    fn json(&self) -> Value {
         let shape = self.bench.shape();
         let provenance = Provenance::current();
         let by_phase = |value: &dyn Fn(Phase) -> Value| -> Map<String, Value> {
@@ -325,8 +323,8 @@ impl Done {
             "vision_tokens": shape.vision_tokens(),
             "prompt_tokens": shape.whole_prompt_tokens(),
             "response_tokens": shape.response_tokens,
-            "device": self.device,
-            "dtype": self.dtype,
+            "device": device_name(self.compute.device),
+            "dtype": dtype_name(self.compute.dtype),
             "threads": provenance.threads,
             "seconds": by_phase(&|phase| json!(seconds(phase))),
             "step_seconds": step,
@@ -339,7 +337,7 @@ impl Done {
                 CorruptionScope::Response => "response",
                 CorruptionScope::Group => "group",
             },
-            "recompute": recompute,
+            "recompute": self.compute.recompute,
             "weights": if self.own_weights { "checkpoint" } else { "random" },
             "flops": by_phase(&|phase| json!(self.flops[&phase])),
             "mfu": mfu,

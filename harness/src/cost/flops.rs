@@ -42,6 +42,15 @@ impl Vision {
         let (patches, window) = (4 * tokens, window_side(model) as u64);
         Self { patches, window_pairs: patches * window * window, picture_pairs: patches * patches }
     }
+
+    /// So many pictures like this one.
+    pub fn times(self, pictures: u64) -> Self {
+        Self {
+            patches: pictures * self.patches,
+            window_pairs: pictures * self.window_pairs,
+            picture_pairs: pictures * self.picture_pairs,
+        }
+    }
 }
 
 /// Side of a window in patches; whole visual tokens, as the model cuts it.
@@ -195,7 +204,10 @@ mod tests {
     #[test]
     fn whole_windows_where_no_shape_is_known() {
         let model = small();
-        assert_eq!(Vision::of_tokens(&model, 64), Vision::of_grid(&model, 16, 16));
+        let picture = Vision::of_grid(&model, 16, 16);
+        assert_eq!(Vision::of_tokens(&model, 64), picture);
+        let two = Vision { patches: 512, window_pairs: 2 * 256 * 64, picture_pairs: 2 * 65_536 };
+        assert_eq!(picture.times(2), two);
     }
 
     /// At 7B the matrices dominate: 2 x weights x tokens, to a fifth.

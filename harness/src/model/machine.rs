@@ -1,7 +1,7 @@
 //! What this build can compute on, and how fast that multiplies matrices.
 
 use super::kernels::tensor;
-use crate::settings::{Device, Dtype};
+use crate::settings::{ComputeSettings, Device, Dtype};
 use anyhow::{Result, ensure};
 use std::time::Instant;
 
@@ -14,16 +14,13 @@ const PRODUCTS: usize = 8;
 ///
 /// # Errors
 /// Names the way out.
-pub fn ensure_supported(device: Device, dtype: Dtype, recompute: bool) -> Result<()> {
+pub fn ensure_supported(compute: &ComputeSettings) -> Result<()> {
     ensure!(
-        device == Device::Cpu,
-        "this build has no CUDA: build with --features cuda, or take --device cpu"
+        compute.device == Device::Cpu,
+        "this build has no CUDA: build with --features cuda, or compute on the processor"
     );
-    ensure!(
-        dtype == Dtype::F32,
-        "the processor computes in f32 only: leave out --dtype, or take --device cuda"
-    );
-    ensure!(!recompute, "layers are not computed again on the processor: leave out --recompute");
+    ensure!(compute.dtype == Dtype::F32, "the processor computes in f32 only: bf16 needs CUDA");
+    ensure!(!compute.recompute, "layers are not computed again on the processor: leave recomputation off");
     Ok(())
 }
 

@@ -36,10 +36,13 @@ impl PictureMarks {
     fn parse(text: &str) -> Result<Self> {
         let value: Value = serde_json::from_str(text).context(CONFIG)?;
         let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
-        let eos = &value["eos_token_id"];
-        let eos = eos
-            .as_array()
-            .map_or_else(|| id(eos).into_iter().collect(), |ids| ids.iter().filter_map(id).collect());
+        let ids = |value: &Value| -> Vec<u32> {
+            value
+                .as_array()
+                .map_or_else(|| id(value).into_iter().collect(), |ids| ids.iter().filter_map(id).collect())
+        };
+        let eos =
+            [&value, &value["text_config"]].iter().flat_map(|part| ids(&part["eos_token_id"])).collect();
         Ok(Self {
             start: id(&value["vision_start_token_id"]),
             end: id(&value["vision_end_token_id"]),
@@ -105,6 +108,7 @@ mod tests {
         let marks = PictureMarks::parse(r#"{"vision_start_token_id": 7, "eos_token_id": [1, 2]}"#).unwrap();
         assert_eq!(marks, PictureMarks { start: Some(7), end: None, video: None, eos: vec![1, 2] });
         assert_eq!(PictureMarks::parse(r#"{"eos_token_id": 3}"#).unwrap().eos, [3]);
+        assert_eq!(PictureMarks::parse(r#"{"text_config": {"eos_token_id": 4}}"#).unwrap().eos, [4]);
     }
 
     #[test]
