@@ -1,9 +1,11 @@
 //! `harness bench` on small shapes: every field of its line, exact lengths, what it refuses.
 
 use crate::run::{finish, harness, refused, succeeds};
+use harness::cost::Lengths;
 use harness::cost::flops::{Sequences, Vision, forward, update};
+use harness::cost::memory::{Load, Training, Turn};
 use harness::model::checkpoint::{PictureMarks, open_or_fill};
-use harness::settings::{CorruptionScope, PixelRange};
+use harness::settings::{ComputeSettings, CorruptionScope, PixelRange};
 use harness::speed::{Bench, Phase, Shape, Timings};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -129,6 +131,42 @@ fn what_cannot_be_measured_is_refused() {
     let mut command = harness(["bench", "--peak-tflops", "0", "--model"]);
     command.arg(&model);
     refused(command, &["--peak-tflops"]);
+}
+
+/// Peak memory of a process that only updates, in bytes.
+fn peak_of_update(prompts: u64, group: u64) -> f64 {
+    let (prompts, group, micro) = (prompts.to_string(), group.to_string(), (prompts * group).to_string());
+    let mut command =
+        harness(["bench", "--phases", "update", "--repeats", "1", "--json", "--peak-tflops", "1"]);
+    command.args(["--grid", "4x4", "--prompt-tokens", "123", "--response-tokens", "200"]);
+    command.args(["--prompts", &prompts, "--group", &group, "--micro", &micro, "--model"]).arg(small());
+    let output = succeeds(command).stdout;
+    let line: Value = serde_json::from_str(output.lines().last().unwrap()).unwrap();
+    line["peak_bytes"].as_f64().unwrap()
+}
+
+/// What an update of 256 responses takes beyond that of one, measured and by formula, agree within a quarter.
+#[test]
+#[cfg(target_os = "linux")]
+fn memory_of_an_update_is_what_the_formula_says() {
+    let (model, _) = open_or_fill(&small(), 1).unwrap();
+    let sizes = model.config().to_settings(PixelRange { min_pixels: 1, max_pixels: 4 * 4 * 196 }).unwrap();
+    let load = |prompts, group| Load {
+        model: &sizes,
+        vocab_size: model.config().text.vocab_size,
+        compute: &ComputeSettings::CPU,
+        lengths: Lengths { prompt: 128, visual: 4, response: 200 },
+        group,
+        micro: prompts * group,
+        sequences: 1,
+        training: Some(Training { reference: false, apart: false }),
+        gpus: 1,
+    };
+    let formula = |prompts, group| load(prompts, group).memory().of(Turn::Updating) as f64;
+    let predicted = formula(32, 8) - formula(1, 1);
+    let measured = peak_of_update(32, 8) - peak_of_update(1, 1);
+    let ratio = measured / predicted;
+    assert!((0.75..1.25).contains(&ratio), "measured {measured} / predicted {predicted} = {ratio}");
 }
 
 fn shape(corrupted: CorruptionScope) -> Shape {

@@ -163,6 +163,7 @@ pub(super) fn train(args: &TrainArgs) -> Result<()> {
         questions = study::without_long_prompts(questions, &base.policy, limit, &mut record, &display)?;
     }
     let OwnRun { config, policy, cell, .. } = OwnRun::open(&args.own, config, "train", base, vec![record])?;
+    study::refuse_what_cannot_fit(&config, &policy, &questions)?;
     let recipe = Recipe {
         algorithm: &algorithm,
         train: &config.train,
@@ -171,7 +172,7 @@ pub(super) fn train(args: &TrainArgs) -> Result<()> {
         seed: config.seed,
     };
     let questions = Questions::Rows(questions);
-    let trained = study::train(recipe, &questions, &policy, &cell, &args.variant, &display)?;
+    let trained = study::train(recipe, &questions, policy, &cell, &args.variant, &display)?;
     let dir = cell.dir().join("model");
     study::save_policy(&trained, &dir)?;
     println!("model:   {}", dir.display());

@@ -8,7 +8,7 @@
 //! forward. Not counted: norms, activations, softmax, rotations, biases, the optimiser, and layers that are computed
 //! again to save memory.
 
-use super::{PATCH_VALUES, kv_width};
+use super::{PATCH_VALUES, kv_width, picture_tokens};
 use crate::settings::ModelSettings;
 
 /// Side in pixels of a patch.
@@ -37,19 +37,11 @@ impl Vision {
         Self { patches, window_pairs, picture_pairs: patches * patches }
     }
 
-    /// One picture of that many visual tokens and unknown shape, all its windows whole.
-    pub fn of_tokens(model: &ModelSettings, tokens: u64) -> Self {
+    /// So many visual tokens of pictures of the largest size, whose windows are whole.
+    pub fn of_pictures(model: &ModelSettings, tokens: u64) -> Self {
         let (patches, window) = (4 * tokens, window_side(model) as u64);
-        Self { patches, window_pairs: patches * window * window, picture_pairs: patches * patches }
-    }
-
-    /// So many pictures like this one.
-    pub fn times(self, pictures: u64) -> Self {
-        Self {
-            patches: pictures * self.patches,
-            window_pairs: pictures * self.window_pairs,
-            picture_pairs: pictures * self.picture_pairs,
-        }
+        let picture = patches.min(4 * picture_tokens(model));
+        Self { patches, window_pairs: patches * window * window, picture_pairs: patches * picture }
     }
 }
 
@@ -202,19 +194,19 @@ mod tests {
     }
 
     #[test]
-    fn whole_windows_where_no_shape_is_known() {
-        let model = small();
-        let picture = Vision::of_grid(&model, 16, 16);
-        assert_eq!(Vision::of_tokens(&model, 64), picture);
+    fn whole_windows_and_pictures_where_no_shape_is_known() {
+        let model = ModelSettings { max_pixels: 64 * 784, ..small() };
+        assert_eq!(Vision::of_pictures(&model, 64), Vision::of_grid(&model, 16, 16));
         let two = Vision { patches: 512, window_pairs: 2 * 256 * 64, picture_pairs: 2 * 65_536 };
-        assert_eq!(picture.times(2), two);
+        assert_eq!(Vision::of_pictures(&model, 128), two);
+        assert_eq!(Vision::of_pictures(&model, 16), Vision::of_grid(&model, 8, 8), "a smaller picture");
     }
 
     /// At 7B the matrices dominate: 2 x weights x tokens, to a fifth.
     #[test]
     fn operations_are_about_two_per_weight_and_token() {
         let model = sizes([3584, 18944, 28, 28, 4], false, 3420);
-        let vision = Vision::of_tokens(&model, 1_280);
+        let vision = Vision::of_pictures(&model, 1_280);
         let batch =
             Sequences { prompts: 384, group: 8, prompt_tokens: 1_400, response_tokens: 1_000, vision };
         let rule = 2.0 * 7.6e9 * (batch.all_prompt_tokens() + batch.all_response_tokens()) as f64;

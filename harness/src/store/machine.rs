@@ -5,6 +5,11 @@ pub fn peak_resident_bytes() -> Option<u64> {
     field(&std::fs::read_to_string("/proc/self/status").ok()?, "VmHWM:")
 }
 
+/// Memory that the machine can still give, in bytes; `None` where the system does not tell.
+pub fn available_bytes() -> Option<u64> {
+    field(&std::fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:")
+}
+
 /// A field of the kernel's tables, which count in KiB.
 fn field(table: &str, name: &str) -> Option<u64> {
     let value = table.lines().find_map(|line| line.strip_prefix(name))?;
