@@ -5,7 +5,8 @@
 //! pass keeps for its backward pass 6 D + 2 K + 3 F numbers (input, normed, query, attended, middle, normed again; key,
 //! value; gate, up, product) and one normaliser per head in f32; a backward pass holds 9 D + 3 K + 3 F more. With
 //! recomputation only the layers' inputs are kept, and one layer at a time is there whole. The logits of a chunk of
-//! rows exist twice in f32; so does, once, the largest gradient of a matrix before it is added. Several GPUs divide
+//! rows exist twice in f32; the largest gradient of a matrix is there once before it is added, and of the rows that
+//! predict a token four are kept. Several GPUs divide
 //! weights, gradients and optimiser state (ZeRO-3) and hold the gathered weights of two layers, or of one table.
 
 use super::{Lengths, PATCH_VALUES, kv_width, layer_weights, weights};
@@ -130,22 +131,29 @@ impl Memory {
         self.constant() + self.of(self.largest_turn())
     }
 
-    /// The parts that are there at some time, by name.
-    pub fn parts(&self) -> Vec<(&'static str, u64)> {
+    /// The parts that are there at some time: name, phase (`None` is always), bytes.
+    pub fn parts(&self) -> Vec<(&'static str, Option<Turn>, u64)> {
         let all = [
-            ("weights", self.weights),
-            ("weights of the reference", self.reference),
-            ("gradients", self.gradients),
-            ("optimiser state", self.optimizer),
-            ("weights gathered from other GPUs", self.gathered),
-            ("keys and values while sampling", self.cache),
-            ("prompts before sampling, logits", self.prefill),
-            ("scoring: one layer, logits", self.scoring),
-            ("update: activations kept", self.activations),
-            ("update: one layer back, logits", self.backward),
-            ("copy for a checkpoint", self.saving),
+            ("weights", None, self.weights),
+            ("weights of the reference", None, self.reference),
+            ("gradients", None, self.gradients),
+            ("optimiser state", None, self.optimizer),
+            ("weights gathered from other GPUs", None, self.gathered),
+            ("keys and values while sampling", Some(Turn::Sampling), self.cache),
+            ("prompts before sampling, logits", Some(Turn::Sampling), self.prefill),
+            ("scoring: one layer, logits", Some(Turn::Scoring), self.scoring),
+            ("update: activations kept", Some(Turn::Updating), self.activations),
+            ("update: one layer back, logits", Some(Turn::Updating), self.backward),
+            ("copy for a checkpoint", Some(Turn::Saving), self.saving),
         ];
-        all.into_iter().filter(|(_, bytes)| *bytes > 0).collect()
+        all.into_iter().filter(|(_, _, bytes)| *bytes > 0).collect()
+    }
+
+    /// The largest part of the peak, and its bytes.
+    pub fn largest_part(&self) -> (&'static str, u64) {
+        let peak = self.largest_turn();
+        let there = self.parts().into_iter().filter(|(_, turn, _)| turn.is_none_or(|turn| turn == peak));
+        there.map(|(name, _, bytes)| (name, bytes)).max_by_key(|(_, bytes)| *bytes).unwrap_or(("weights", 0))
     }
 }
 
@@ -256,8 +264,9 @@ impl Load<'_> {
             true => widths.width * widths.bytes,
             false => widths.kept(),
         };
-        // Pixels, and three matrices of the merger.
-        let ends = rows.patches * (PATCH_VALUES + 3 * tower.width) * tower.bytes;
+        // Pixels and three matrices of the merger; the rows that predict, before and after the last norm.
+        let ends = rows.patches * (PATCH_VALUES + 3 * tower.width) * tower.bytes
+            + rows.predicted * 2 * language.width * language.bytes;
         rows.tokens * language.layers * per_layer(&language)
             + rows.patches * tower.layers * per_layer(&tower)
             + ends
@@ -270,7 +279,8 @@ impl Load<'_> {
         let layer = rows.tokens * (language.back() + again(&language));
         let block = rows.patches * (tower.back() + again(&tower));
         let matrix = language.width * language.wide.max(self.vocab_size as u64) * language.bytes;
-        layer.max(block).max(self.logits(rows.predicted)) + matrix
+        let predicting = rows.predicted * 2 * language.width * language.bytes;
+        layer.max(block).max(self.logits(rows.predicted)) + matrix + predicting
     }
 
     fn prefill(&self) -> u64 {
@@ -386,17 +396,19 @@ mod tests {
         assert_eq!([memory.reference, memory.gathered, memory.saving], [0; 3]);
         // 3 responses of 2 prompts; 10 visual tokens of 4 patches per prompt.
         let inputs = (320 * 64 * 2 + 80 * 1280 * 32) * 2;
-        assert_eq!(memory.activations, inputs + 80 * (1176 + 3 * 1280) * 2);
+        let predicting = 2 * 300 * 64 * 2;
+        assert_eq!(memory.activations, inputs + 80 * (1176 + 3 * 1280) * 2 + predicting);
         // 5 responses of 3 prompts in pages of 32 tokens: 4 and 1; keys and values 32 wide in 2 layers.
         assert_eq!(memory.cache, 32 * (5 * 4 + 3) * 2 * 32 * 2 * 2);
         // A vision block is larger than a layer here. Its keys are as wide as it is.
         let (kept, back) = ((8 * 1280 + 3 * 32) * 2 + 16 * 4, (12 * 1280 + 3 * 32) * 2);
-        assert_eq!(memory.backward, 80 * (kept + back) + 64 * 128 * 2);
+        assert_eq!(memory.backward, 80 * (kept + back) + 64 * 128 * 2 + predicting);
         // A whole group, every response with a prompt of its own.
         assert_eq!(memory.scoring, 80 * kept + 2 * 200 * 50 * 4);
         assert_eq!(memory.prefill, 120 * kept + 2 * 5 * 50 * 4);
         assert_eq!(memory.largest_turn(), Turn::Updating);
         assert_eq!(memory.peak(), 12 * count + memory.activations + memory.backward);
+        assert_eq!(memory.largest_part(), ("optimiser state", 6 * count));
     }
 
     #[test]
@@ -404,9 +416,9 @@ mod tests {
         let (model, compute) = (small(), ComputeSettings::CPU);
         let memory = load(&model, &compute).memory();
         let (layer, block) = ((6 * 64 + 2 * 32 + 3 * 128) * 4 + 4 * 4, (8 * 1280 + 3 * 32) * 4 + 16 * 4);
-        let ends = 80 * (1176 + 3 * 1280) * 4;
-        assert_eq!(memory.activations, 320 * 2 * layer + 80 * 32 * block + ends);
-        assert_eq!(memory.backward, 80 * (12 * 1280 + 3 * 32) * 4 + 64 * 128 * 4);
+        let (ends, predicting) = (80 * (1176 + 3 * 1280) * 4, 2 * 300 * 64 * 4);
+        assert_eq!(memory.activations, 320 * 2 * layer + 80 * 32 * block + ends + predicting);
+        assert_eq!(memory.backward, 80 * (12 * 1280 + 3 * 32) * 4 + 64 * 128 * 4 + predicting);
         let count = weights(&model, 50).total();
         assert_eq!(memory.saving, 12 * count);
         assert_eq!(memory.of(Turn::Saving), 8 * count);
@@ -420,7 +432,7 @@ mod tests {
     fn a_model_that_only_answers_holds_weights_and_cache() {
         let (model, compute) = (small(), bf16());
         let memory = Load { training: None, ..load(&model, &compute) }.memory();
-        let names: Vec<_> = memory.parts().into_iter().map(|(name, _)| name).collect();
+        let names: Vec<_> = memory.parts().into_iter().map(|(name, ..)| name).collect();
         assert_eq!(names, ["weights", "keys and values while sampling", "prompts before sampling, logits"]);
         assert_eq!(memory.peak(), memory.weights + memory.cache + memory.prefill);
     }

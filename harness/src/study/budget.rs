@@ -124,7 +124,7 @@ fn corruption_scope(algorithm: &Algorithm) -> Option<CorruptionScope> {
 /// Memory by part, and the sum of what is there at the same time.
 pub(super) fn memory_lines(memory: &Memory) -> Vec<String> {
     let mut lines: Vec<String> =
-        memory.parts().iter().map(|(name, count)| format!("{name:<34}{:>12}", bytes(*count))).collect();
+        memory.parts().iter().map(|(name, _, count)| format!("{name:<34}{:>12}", bytes(*count))).collect();
     let turn = memory.largest_turn();
     lines.push(format!(
         "{:<34}{:>12} while {} (sampling, scoring and updating take turns)",
@@ -279,8 +279,7 @@ pub(super) fn refuse(load: &Load<'_>, available: Option<u64>, present: u64) -> R
     let (peak, turn) = (memory.peak(), memory.largest_turn());
     let missing = |available: &u64| peak.saturating_sub(present) > *available;
     let Some(available) = available.filter(missing) else { return Ok(()) };
-    let largest = memory.parts().into_iter().max_by_key(|(_, bytes)| *bytes);
-    let (part, size) = largest.context("a model without parts")?;
+    let (part, size) = memory.largest_part();
     bail!(
         "this needs {} of memory while {} (by formula, at greatest lengths), and {} are available; the largest part: \
          {part}, {}; {}. `harness plan` shows all parts",
