@@ -1,17 +1,17 @@
 //! The model: gradients against finite differences, sharing of prompts, sampler against scorer, checkpoints.
 
 use harness::image::Patches;
-use harness::model::{AdamW, Grads, Model, Prompt, Tree};
+use harness::model::{AdamW, Compute, Grads, Model, Prompt, Tree};
 use harness::rng::{Purpose, stream};
-use harness::settings::{ModelSettings, OptimizerSettings, Sampling};
+use harness::settings::{ComputeSettings, ModelSettings, OptimizerSettings, Sampling};
 use harness::types::StopReason;
 use std::sync::Arc;
 
-const IMAGE: u32 = 1;
-const END: u32 = 2;
-const VOCAB: usize = 24;
+pub(crate) const IMAGE: u32 = 1;
+pub(crate) const END: u32 = 2;
+pub(crate) const VOCAB: usize = 24;
 
-fn toy_settings() -> ModelSettings {
+pub(crate) fn toy_settings() -> ModelSettings {
     ModelSettings {
         hidden_size: 32,
         intermediate_size: 24,
@@ -32,12 +32,12 @@ fn toy_settings() -> ModelSettings {
     }
 }
 
-fn toy() -> Model {
+pub(crate) fn toy() -> Model {
     Model::random(&toy_settings(), VOCAB, IMAGE, 3).unwrap()
 }
 
 /// The toy with an output head of its own.
-fn toy_untied() -> Model {
+pub(crate) fn toy_untied() -> Model {
     let settings = ModelSettings { tie_word_embeddings: false, ..toy_settings() };
     Model::random(&settings, VOCAB, IMAGE, 3).unwrap()
 }
@@ -49,14 +49,14 @@ fn picture(seed: u64, h: usize, w: usize) -> Arc<Patches> {
 }
 
 /// A prompt with one picture of h x w patches between text tokens.
-fn prompt(seed: u64, h: usize, w: usize) -> Prompt {
+pub(crate) fn prompt(seed: u64, h: usize, w: usize) -> Prompt {
     let mut ids = vec![5, 7];
     ids.extend(vec![IMAGE; h * w / 4]);
     ids.extend([3 + seed as u32, 9, 4]);
     Prompt { ids, pictures: vec![picture(seed, h, w)] }
 }
 
-fn weights(trees: &[Tree<'_>]) -> Vec<Vec<f64>> {
+pub(crate) fn weights(trees: &[Tree<'_>]) -> Vec<Vec<f64>> {
     let mut draws = stream(11, Purpose::World, &["weights".into()]);
     trees.iter().flat_map(|t| &t.responses).map(|r| r.iter().map(|_| draws.normal()).collect()).collect()
 }
@@ -66,26 +66,26 @@ fn loss(model: &Model, trees: &[Tree<'_>], weights: &[Vec<f64>]) -> f64 {
     scores.logp.iter().flatten().zip(weights.iter().flatten()).map(|(&l, w)| f64::from(l) * w).sum()
 }
 
-fn gradients(model: &Model, trees: &[Tree<'_>], weights: &[Vec<f64>]) -> Grads {
-    let mut grads = Grads::new(model.params().len());
+pub(crate) fn gradients(model: &Model, trees: &[Tree<'_>], weights: &[Vec<f64>]) -> Grads {
+    let mut grads = Grads::new(model.params());
     let forward = model.forward(trees).unwrap();
     model.backward(&forward, weights, &mut grads).unwrap();
     grads
 }
 
-fn flat(grads: &Grads, model: &Model) -> Vec<Vec<f32>> {
+pub(crate) fn flat(grads: &Grads, model: &Model) -> Vec<Vec<f32>> {
     (0..model.params().len()).map(|i| values(grads.get(i).unwrap())).collect()
 }
 
-fn values(t: &candle_core::Tensor) -> Vec<f32> {
-    t.flatten_all().unwrap().to_vec1().unwrap()
+pub(crate) fn values(t: &candle_core::Tensor) -> Vec<f32> {
+    t.to_dtype(candle_core::DType::F32).unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
 
-fn norm(x: &[f32]) -> f64 {
+pub(crate) fn norm(x: &[f32]) -> f64 {
     x.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt()
 }
 
-fn distance(a: &[f32], b: &[f32]) -> f64 {
+pub(crate) fn distance(a: &[f32], b: &[f32]) -> f64 {
     a.iter().zip(b).map(|(&a, &b)| (f64::from(a) - f64::from(b)).powi(2)).sum::<f64>().sqrt()
 }
 
@@ -154,6 +154,21 @@ fn sharing_a_prompt_changes_rounding_only() {
     for (a, b) in flat(&one, &model).iter().zip(flat(&many, &model)) {
         assert!(distance(a, &b) < 1e-5 * norm(a).max(1e-3), "{} of {}", distance(a, &b), norm(a));
     }
+}
+
+#[test]
+fn recomputing_layers_changes_no_bit() {
+    let kept = toy();
+    let settings = ComputeSettings { recompute: true, ..ComputeSettings::CPU };
+    let again = kept.on(&Compute::open(&settings).unwrap()).unwrap();
+    let (a, b) = (prompt(1, 4, 6), prompt(2, 6, 4));
+    let trees = [
+        Tree { prompt: &a, responses: vec![&[4, 9, 11, END], &[12]] },
+        Tree { prompt: &b, responses: vec![&[20, 21, 22, 23, 4]] },
+    ];
+    let weights = weights(&trees);
+    let (one, other) = (gradients(&kept, &trees, &weights), gradients(&again, &trees, &weights));
+    assert_eq!(flat(&one, &kept), flat(&other, &again));
 }
 
 #[test]

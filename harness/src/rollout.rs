@@ -9,7 +9,7 @@ use crate::model::checkpoint::{
     self, CHAT_TEMPLATE, CHAT_TEMPLATE_JINJA, CONFIG, Files, GENERATION, PREPROCESSOR, PROCESSOR,
     SaveSettings, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS, WeightType,
 };
-use crate::model::{Completion, Model, Prompt, Tree};
+use crate::model::{Completion, Compute, Model, Prompt, Tree};
 use crate::perturb::corrupt;
 use crate::prompt::{ChatTemplate, Tokenizer, encode_prompt};
 use crate::rng::{Purpose, Stream, stream};
@@ -231,9 +231,17 @@ impl Policy {
     /// # Errors
     /// Those of [`checkpoint::open`], and files of the text side that are missing or unusable.
     pub fn open(dir: &Path, instruction: &str, area: Option<AreaRule>) -> Result<Self> {
+        Self::open_on(dir, instruction, area, &Compute::cpu())
+    }
+
+    /// As [`Policy::open`], with the model in the numbers and on the device of `compute`.
+    ///
+    /// # Errors
+    /// Those of [`Policy::open`], and a device without room.
+    pub fn open_on(dir: &Path, instruction: &str, area: Option<AreaRule>, compute: &Compute) -> Result<Self> {
         let renderer = || Renderer::from_files(checkpoint::read_companions(dir)?, instruction, area);
         let renderer = renderer().with_context(|| format!("checkpoint {}", dir.display()))?;
-        Ok(Self { model: checkpoint::open(dir)?, renderer: Arc::new(renderer) })
+        Ok(Self { model: checkpoint::open_on(dir, compute)?, renderer: Arc::new(renderer) })
     }
 
     /// Writes a checkpoint directory in the hub's original layout, which transformers opens as well: the files this

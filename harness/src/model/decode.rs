@@ -4,9 +4,10 @@
 //! keys and values; finished sequences leave the batch, the slots stay where they are.
 
 use super::attention::{Heads, softmax};
-use super::head::{entropy, map_rows};
-use super::kernels::{axpy, gather_rows, tensor, view};
+use super::head::entropy;
+use super::kernels::{axpy, tensor, view};
 use super::network::{Model, Prompt, Tree};
+use super::ops::{Rotary, gather_rows, map_rows};
 use super::positions::text_rotary;
 use crate::rng::Stream;
 use crate::settings::Sampling;
@@ -109,13 +110,7 @@ impl Model {
         for layer in &self.layers {
             let (y, saved) = layer.forward(&self.params, &x, &packed.rotary, &packed.blocks)?;
             let (k, v) = saved.keys_values();
-            caches.push(LayerCache::new(
-                k,
-                v,
-                packed.blocks.iter().map(|b| b.len),
-                sequences.iter().sum(),
-                limit,
-            )?);
+            caches.push(LayerCache::new(k, v, packed.blocks.lengths(), sequences.iter().sum(), limit)?);
             x = y;
         }
         let rows: Vec<u32> = packed
@@ -133,7 +128,7 @@ impl Model {
         let p = &self.params;
         let ids: Vec<u32> = running.iter().map(|r| r.last).collect();
         let positions: Vec<[u32; 3]> = running.iter().map(|r| [r.position; 3]).collect();
-        let rotary = text_rotary(&positions, &self.config)?;
+        let rotary = Rotary::new(text_rotary(&positions, &self.config)?, p.get(self.embedding))?;
         let mut x = gather_rows(p.get(self.embedding), &ids)?;
         for (layer, cache) in self.layers.iter().zip(caches) {
             let (q, k, v) = layer.project(p, &layer.norm_input(p, &x)?, &rotary)?;

@@ -10,17 +10,22 @@
 
 mod attention;
 pub mod checkpoint;
+mod compute;
 pub mod config;
 pub mod decode;
+#[cfg(feature = "gpu")]
+mod gpu;
 mod head;
 mod kernels;
 mod layer;
 pub mod network;
+mod ops;
 pub mod optimizer;
 pub mod params;
 mod positions;
 mod vision;
 
+pub use compute::Compute;
 pub use decode::Completion;
 pub use head::entropy;
 pub use network::{Forward, Model, Prompt, Scores, Tree};
