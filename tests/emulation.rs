@@ -169,7 +169,7 @@ fn kahan_compensation_keeps_small_updates_of_bf16_weights() {
         let of = |i: usize| distance(&want[i], &got[i]) / distance(&want[i], &start[i]).max(1e-12);
         (0..want.len()).map(of).sum::<f64>() / want.len() as f64
     };
-    assert!(error(&compensated) < 0.5 * error(&plain), "{} {}", error(&compensated), error(&plain));
+    assert!(error(&compensated) < 0.7 * error(&plain), "{} {}", error(&compensated), error(&plain));
 }
 
 fn config_of(model: &Model) -> String {

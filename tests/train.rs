@@ -36,7 +36,7 @@ fn one_step(config: &RunConfig, algorithm: &Algorithm, base: &Policy) -> (Figure
         optimizer: &config.optimizer,
         seed: config.seed,
     };
-    let mut trainer = Trainer::new(recipe, &world, base).unwrap();
+    let mut trainer = Trainer::new(recipe, &world, base.clone()).unwrap();
     let figures = trainer.run_step(&Silent).unwrap();
     let mut files = trainer.checkpoint().unwrap();
     let at = files.iter().position(|(name, _)| name == "optimizer.safetensors").unwrap();

@@ -244,6 +244,14 @@ impl Policy {
         Ok(Self { model: checkpoint::open_on(dir, compute)?, renderer: Arc::new(renderer) })
     }
 
+    /// The same policy with its model in the numbers and on the device of `compute`.
+    ///
+    /// # Errors
+    /// A device without room.
+    pub fn on(self, compute: &Compute) -> Result<Self> {
+        Ok(Self { model: self.model.on(compute)?, ..self })
+    }
+
     /// Writes a checkpoint directory in the hub's original layout, which transformers opens as well: the files this
     /// policy came with, and its present weights.
     ///

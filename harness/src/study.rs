@@ -20,11 +20,12 @@ pub use questions::{
 use crate::algo::Algorithm;
 use crate::config::{Scale, Setting, Study, Variant};
 use crate::eval::evaluate;
+use crate::model::Compute;
 use crate::model::checkpoint::SaveSettings;
 use crate::progress::Progress;
 use crate::report::{Arm, ArmState, PaperTables, Table, TableSpec};
 use crate::rollout::Policy;
-use crate::settings::{Device, EvalSettings};
+use crate::settings::EvalSettings;
 use crate::stats::ItemScore;
 use crate::store::{Cell, CellKey, Checkpoint, Store, write_files};
 use crate::train::{Figures, Recipe, Trainer, TrainingData};
@@ -220,7 +221,7 @@ fn find(store: &Store, key: &CellKey) -> Result<Option<crate::store::CellRecord>
 /// Stops before anything is downloaded or made.
 fn refuse_missing_device(configs: &[RunConfig]) -> Result<()> {
     for config in configs {
-        ensure!(config.compute.device == Device::Cpu, "{}", forecast::needs_gpu(configs));
+        Compute::open(&config.compute).with_context(|| forecast::needs_gpu(configs))?;
     }
     Ok(())
 }
@@ -256,7 +257,7 @@ fn run_cell(
                 optimizer: &config.optimizer,
                 seed: config.seed,
             };
-            let policy = train(recipe, questions, &base, cell, &config.key().to_string(), progress)?;
+            let policy = train(recipe, questions, base, cell, &config.key().to_string(), progress)?;
             save_policy(&policy, &cell.dir().join("model"))?;
             policy
         }
@@ -270,7 +271,7 @@ fn run_cell(
 pub fn train(
     recipe: Recipe<'_>,
     data: &dyn TrainingData,
-    base: &Policy,
+    base: Policy,
     cell: &Cell,
     name: &str,
     progress: &dyn Progress,

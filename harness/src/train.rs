@@ -82,18 +82,18 @@ const POSITION: &str = "position.json";
 
 impl<'a> Trainer<'a> {
     /// A fresh run from the base policy.
-    pub fn new(recipe: Recipe<'a>, data: &'a dyn TrainingData, base: &Policy) -> Result<Self> {
+    pub fn new(recipe: Recipe<'a>, data: &'a dyn TrainingData, base: Policy) -> Result<Self> {
         ensure!(!data.is_empty(), "there are no training questions");
         let reference = recipe.algorithm.needs_reference().then(|| base.clone());
         let optimizer = AdamW::new(base.model.params(), recipe.optimizer.clone())?;
-        Ok(Self { recipe, data, policy: base.clone(), reference, optimizer, position: Position::default() })
+        Ok(Self { recipe, data, policy: base, reference, optimizer, position: Position::default() })
     }
 
     /// A run that goes on from a checkpoint's files; `base` is the policy it started from.
     pub fn resume(
         recipe: Recipe<'a>,
         data: &'a dyn TrainingData,
-        base: &Policy,
+        base: Policy,
         files: &[(String, Vec<u8>)],
     ) -> Result<Self> {
         let file = |name: &str| {
@@ -104,7 +104,8 @@ impl<'a> Trainer<'a> {
         };
         let mut trainer = Self::new(recipe, data, base)?;
         trainer.policy.model.replace_weights(file(WEIGHTS)?)?;
-        trainer.optimizer = AdamW::from_bytes(&base.model, recipe.optimizer.clone(), file(OPTIMIZER)?)?;
+        trainer.optimizer =
+            AdamW::from_bytes(&trainer.policy.model, recipe.optimizer.clone(), file(OPTIMIZER)?)?;
         trainer.position =
             serde_json::from_slice(file(POSITION)?).with_context(|| format!("checkpoint: {POSITION}"))?;
         Ok(trainer)

@@ -82,9 +82,15 @@ fn dtype(kind: Dtype) -> DType {
     }
 }
 
+/// The card, opened once for the process.
 #[cfg(feature = "cuda")]
 fn open_card() -> Result<Device> {
-    super::gpu::device::open(0)
+    static CARD: std::sync::Mutex<Option<Device>> = std::sync::Mutex::new(None);
+    let mut card = CARD.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if let Some(device) = &*card {
+        return Ok(device.clone());
+    }
+    Ok(card.insert(super::gpu::device::open(0)?).clone())
 }
 
 #[cfg(not(feature = "cuda"))]
