@@ -6,7 +6,9 @@ use super::model::{
 };
 use harness::model::{AdamW, Compute, Grads, Model, Prompt, Tree};
 use harness::rng::{Purpose, stream};
-use harness::settings::{ComputeSettings, Dtype, ModelSettings, OptimizerSettings, OptimizerState, Sampling};
+use harness::settings::{
+    Attention, ComputeSettings, Dtype, ModelSettings, OptimizerSettings, OptimizerState, Sampling,
+};
 
 const F32: ComputeSettings = ComputeSettings::CPU;
 const BF16: ComputeSettings = ComputeSettings { dtype: Dtype::Bf16, ..F32 };
@@ -52,6 +54,23 @@ fn scores_and_gradients_are_those_of_the_processor() {
             let (want, got) = (gradients(&model, trees, &weights), gradients(&card, trees, &weights));
             let names = model.params().iter().map(|(name, _)| name);
             for ((a, b), name) in flat(&want, &model).iter().zip(flat(&got, &card)).zip(names) {
+                assert!(relative(&b, a) < 2e-5, "{name}: {}", relative(&b, a));
+            }
+        });
+    }
+}
+
+/// The tree made of separate attentions over segments and prompts, against the kernels that see it whole.
+#[test]
+fn attention_in_two_merged_parts_is_the_attention_of_the_tree() {
+    let flash = ComputeSettings { attention: Attention::Flash, ..F32 };
+    for model in [toy(), wide()] {
+        let (whole, parts) = (emulated(&model, F32), emulated(&model, flash));
+        check_trees(|trees| {
+            let weights = weights(trees);
+            let (want, got) = (gradients(&whole, trees, &weights), gradients(&parts, trees, &weights));
+            let names = model.params().iter().map(|(name, _)| name);
+            for ((a, b), name) in flat(&want, &model).iter().zip(flat(&got, &parts)).zip(names) {
                 assert!(relative(&b, a) < 2e-5, "{name}: {}", relative(&b, a));
             }
         });

@@ -174,7 +174,7 @@ impl Model {
         }
         let like = self.params.get(self.embedding);
         Ok(Packed {
-            blocks: Blocks::new(rows.blocks, like)?,
+            blocks: Blocks::new(rows.blocks, like, self.params.compute())?,
             rotary: Rotary::new(text_rotary(&rows.positions, &self.config)?, like)?,
             ids: rows.ids,
             rows: rows.predicting,

@@ -2,6 +2,7 @@
 //! `attention`) or those of a card (`gpu`). The rest of the model is written once, in these terms.
 
 use super::attention::{self, AttentionSaved, Block, Heads};
+use super::compute::Compute;
 #[cfg(feature = "gpu")]
 use super::compute::on_card;
 #[cfg(feature = "gpu")]
@@ -268,7 +269,16 @@ impl Rotary {
 pub(crate) struct Blocks {
     list: Vec<Block>,
     #[cfg(feature = "gpu")]
-    card: Option<Tensor>,
+    card: Option<CardBlocks>,
+}
+
+/// The blocks as the chosen attention of a card wants them.
+#[cfg(feature = "gpu")]
+#[derive(Clone, Debug)]
+enum CardBlocks {
+    Own(Tensor),
+    #[cfg(any(feature = "flash-attn", feature = "cuda-emulation"))]
+    Flash(gpu::flash_tree::FlashTree),
 }
 
 /// Normalisers of an attention, for its backward.
@@ -280,22 +290,29 @@ pub(crate) enum Normalisers {
     Card(Tensor),
 }
 
+#[cfg(feature = "gpu")]
+impl CardBlocks {
+    fn new(list: &[Block], like: &Tensor, compute: &Compute) -> Result<Self> {
+        #[cfg(any(feature = "flash-attn", feature = "cuda-emulation"))]
+        if compute.settings().attention == crate::settings::Attention::Flash {
+            return Ok(Self::Flash(gpu::flash_tree::FlashTree::new(list, like)?));
+        }
+        let _ = compute;
+        Ok(Self::Own(gpu::attention::row_table(list, like)?))
+    }
+}
+
 impl Blocks {
-    /// The blocks for tensors on the device of `like`.
-    pub fn new(list: Vec<Block>, like: &Tensor) -> Result<Self> {
+    /// The blocks for tensors on the device of `like`, which is that of `compute`.
+    pub fn new(list: Vec<Block>, like: &Tensor, compute: &Compute) -> Result<Self> {
         #[cfg(feature = "gpu")]
-        let card = on_card(like).then(|| gpu::attention::row_table(&list, like)).transpose()?;
-        let _ = like;
+        let card = on_card(like).then(|| CardBlocks::new(&list, like, compute)).transpose()?;
+        let _ = (like, compute);
         Ok(Self {
             list,
             #[cfg(feature = "gpu")]
             card,
         })
-    }
-
-    /// Number of rows of each block.
-    pub fn lengths(&self) -> impl Iterator<Item = usize> {
-        self.list.iter().map(|block| block.len)
     }
 
     #[cfg(feature = "gpu")]
@@ -312,8 +329,12 @@ impl Blocks {
         heads: Heads,
     ) -> Result<(Tensor, Normalisers)> {
         #[cfg(feature = "gpu")]
-        if let Some(rows) = &self.card {
-            let (out, lse) = gpu::attention::attention(q, k, v, rows, self.causal(), heads)?;
+        if let Some(card) = &self.card {
+            let (out, lse) = match card {
+                CardBlocks::Own(rows) => gpu::attention::attention(q, k, v, rows, self.causal(), heads)?,
+                #[cfg(any(feature = "flash-attn", feature = "cuda-emulation"))]
+                CardBlocks::Flash(tree) => tree.attention(q, k, v, heads)?,
+            };
             return Ok((out, Normalisers::Card(lse)));
         }
         let (out, lse) = attention::attention(q, k, v, &self.list, heads)?;
@@ -330,12 +351,15 @@ impl Blocks {
     ) -> Result<(Tensor, Tensor, Tensor)> {
         match lse {
             #[cfg(feature = "gpu")]
-            Normalisers::Card(lse) => {
-                let rows =
-                    self.card.as_ref().ok_or_else(|| anyhow::anyhow!("attention changed its device"))?;
-                let saved = gpu::attention::Saved { q, k, v, out, lse };
-                gpu::attention::attention_backward(&saved, rows, self.causal(), heads, dout)
-            }
+            Normalisers::Card(lse) => match &self.card {
+                Some(CardBlocks::Own(rows)) => {
+                    let saved = gpu::attention::Saved { q, k, v, out, lse };
+                    gpu::attention::attention_backward(&saved, rows, self.causal(), heads, dout)
+                }
+                #[cfg(any(feature = "flash-attn", feature = "cuda-emulation"))]
+                Some(CardBlocks::Flash(tree)) => tree.attention_backward([q, k, v, out], lse, heads, dout),
+                None => anyhow::bail!("attention changed its device between forward and backward"),
+            },
             Normalisers::Host(lse) => {
                 let saved = AttentionSaved { q, k, v, out, lse };
                 attention::attention_backward(&saved, &self.list, heads, dout)

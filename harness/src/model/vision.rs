@@ -5,6 +5,7 @@
 //! end (Qwen2.5-VL report, section 2.1). Patches carry a two-dimensional rotary embedding.
 
 use super::attention::{Block, Heads};
+use super::compute::Compute;
 use super::config::VlConfig;
 use super::kernels::Rotary as Angles;
 use super::layer::{Kept, Layer, LayerSpec, Linear, Norm};
@@ -100,7 +101,7 @@ impl VisionTower {
         let rows = values.len() / self.patch_values;
         let weight = self.patch_weight(p)?;
         let pixels = gather_rows(&place(values, &[rows, self.patch_values], &weight)?, &sketch.order)?;
-        let geometry = sketch.finish(self.head_size / 2, &weight)?;
+        let geometry = sketch.finish(self.head_size / 2, &weight, p.compute())?;
         let mut x = linear(&pixels, &weight, None)?; // (N, D)
         let mut layers = Vec::with_capacity(self.layers.len());
         let recompute = p.compute().recompute();
@@ -200,12 +201,12 @@ impl VisionTower {
 }
 
 impl Sketch {
-    fn finish(self, half: usize, like: &Tensor) -> Result<Geometry> {
+    fn finish(self, half: usize, like: &Tensor, compute: &Compute) -> Result<Geometry> {
         Ok(Geometry {
             inverse: self.inverse,
             rotary: Rotary::new(Angles::new(&self.angles, half), like)?,
-            windows: Blocks::new(self.windows, like)?,
-            pictures: Blocks::new(self.pictures, like)?,
+            windows: Blocks::new(self.windows, like, compute)?,
+            pictures: Blocks::new(self.pictures, like, compute)?,
         })
     }
 }

@@ -4,7 +4,11 @@
 //! `model::ops` chooses for tensors on a card.
 
 pub(crate) mod attention;
+#[cfg(any(feature = "flash-attn", feature = "cuda-emulation"))]
+pub(crate) mod flash_tree;
 pub(crate) mod gemm;
 pub(crate) mod head;
 pub(crate) mod launch;
 pub(crate) mod ops;
+#[cfg(any(feature = "flash-attn", feature = "cuda-emulation"))]
+pub(crate) mod varlen;
