@@ -1,0 +1,237 @@
+//! The paged cache of one layer: keys and values of many sequences in pages of [`PAGE`] tokens, and the attention that
+//! reads them.
+//!
+//! Which page belongs to whom is [`super::schedule`]'s business. How a page is laid out is known only here: per head of
+//! keys and values, the keys as (head size, [`PAGE`]), so that the scores of a page are one vector, and the values as
+//! ([`PAGE`], head size). Every sum has the order in which [`super::attention`] adds, so that a row's result is the
+//! same, bit for bit, however its keys came into the cache.
+
+use super::attention::{Heads, softmax};
+use super::kernels::{tensor, view};
+use super::schedule::PAGE;
+use anyhow::{Result, ensure};
+use candle_core::Tensor;
+use rayon::prelude::*;
+
+/// Fewest rows of attention that are worth a task of their own.
+const ROWS: usize = 8;
+
+/// Columns of an output that are kept in registers together.
+const COLUMNS: usize = 16;
+
+/// Keys and values of one layer in pages.
+pub(crate) struct LayerPages {
+    heads: Heads,
+    /// (pages, kv heads, head size, PAGE)
+    keys: Vec<f32>,
+    /// (pages, kv heads, PAGE, head size)
+    values: Vec<f32>,
+}
+
+/// What each row of queries sees: the first tokens of its prompt's pages, then the first of its own pages.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct PageTable {
+    /// Page numbers of all prompts and sequences, one list after another.
+    pub pages: Vec<u32>,
+    /// Per row: where its prompt's pages begin in `pages`.
+    pub prompt_start: Vec<u32>,
+    /// Per row: tokens of its prompt.
+    pub prompt_tokens: Vec<u32>,
+    /// Per row: where its own pages begin in `pages`.
+    pub own_start: Vec<u32>,
+    /// Per row: own tokens that it sees, itself included.
+    pub own_tokens: Vec<u32>,
+}
+
+/// A run of tokens in consecutive entries of a page table.
+struct Run<'a> {
+    pages: &'a [u32],
+    tokens: usize,
+}
+
+impl Run<'_> {
+    /// Pages with the number of their tokens that count.
+    fn pages(&self) -> impl Iterator<Item = (usize, usize)> {
+        self.pages.iter().enumerate().map(|(i, &page)| (page as usize, PAGE.min(self.tokens - i * PAGE)))
+    }
+}
+
+impl PageTable {
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.own_tokens.len()
+    }
+
+    /// The two runs that a row sees, in the order of their tokens.
+    fn runs(&self, row: usize) -> [Run<'_>; 2] {
+        let run = |start: u32, tokens: u32| Run {
+            pages: &self.pages[start as usize..][..(tokens as usize).div_ceil(PAGE)],
+            tokens: tokens as usize,
+        };
+        [run(self.prompt_start[row], self.prompt_tokens[row]), run(self.own_start[row], self.own_tokens[row])]
+    }
+}
+
+impl LayerPages {
+    /// An empty cache of `pages` pages. Memory is touched only where something is written.
+    pub fn new(pages: usize, heads: Heads) -> Self {
+        let numbers = pages * PAGE * heads.kv * heads.size;
+        Self { heads, keys: vec![0f32; numbers], values: vec![0f32; numbers] }
+    }
+
+    /// Writes rows of keys and values (N, kv heads * size) into slots (N), each `page * PAGE + offset`.
+    pub fn write(&mut self, keys: &Tensor, values: &Tensor, slots: &[u32]) -> Result<()> {
+        let Heads { kv, size, .. } = self.heads;
+        let (ks, vs) = (view(keys)?, view(values)?);
+        ensure!(ks.len() == slots.len() * kv * size && vs.len() == ks.len(), "one slot per row is needed");
+        for (row, &slot) in slots.iter().enumerate() {
+            let (page, offset) = (slot as usize / PAGE, slot as usize % PAGE);
+            for head in 0..kv {
+                let at = (page * kv + head) * PAGE * size;
+                let from = (row * kv + head) * size;
+                let block = &mut self.keys[at..at + PAGE * size];
+                for (column, &key) in block.chunks_exact_mut(PAGE).zip(&ks[from..from + size]) {
+                    column[offset] = key;
+                }
+                self.values[at + offset * size..][..size].copy_from_slice(&vs[from..from + size]);
+            }
+        }
+        Ok(())
+    }
+
+    /// Attention of each row of q (B, query heads * size) over what `table` says that it sees; the same shape.
+    pub fn attend(&self, q: &Tensor, table: &PageTable) -> Result<Tensor> {
+        let width = self.heads.query * self.heads.size;
+        let qs = view(q)?;
+        ensure!(qs.len() == table.rows() * width, "one entry of the page table per row of queries is needed");
+        let mut out = vec![0f32; qs.len()];
+        out.par_chunks_mut(width * ROWS).zip(qs.par_chunks(width * ROWS)).enumerate().for_each(
+            |(block, (out, q))| {
+                let mut scores = vec![];
+                for (i, (out, q)) in out.chunks_mut(width).zip(q.chunks(width)).enumerate() {
+                    self.attend_row(q, &table.runs(block * ROWS + i), &mut scores, out);
+                }
+            },
+        );
+        tensor(out, q.dims())
+    }
+
+    /// One row; `scores` is scratch.
+    fn attend_row(&self, q: &[f32], runs: &[Run<'_>; 2], scores: &mut Vec<f32>, out: &mut [f32]) {
+        let Heads { query, kv, size } = self.heads;
+        let block = PAGE * size;
+        let scale = 1.0 / (size as f32).sqrt();
+        for (head, (q, out)) in q.chunks_exact(size).zip(out.chunks_exact_mut(size)).enumerate() {
+            let at = |page: usize| (page * kv + head / (query / kv)) * block;
+            let pages = || runs.iter().flat_map(Run::pages);
+            scores.clear();
+            for (page, tokens) in pages() {
+                scores.extend_from_slice(&page_scores(q, &self.keys[at(page)..][..block])[..tokens]);
+            }
+            softmax(scores, scale);
+            for first in (0..size).step_by(COLUMNS) {
+                let columns = first..size.min(first + COLUMNS);
+                let out = &mut out[columns.clone()];
+                let mut scores = scores.as_slice();
+                let mut sums = [0f32; COLUMNS];
+                for (page, tokens) in pages() {
+                    let (here, rest) = scores.split_at(tokens);
+                    scores = rest;
+                    add_values(&mut sums, here, &self.values[at(page)..][..block], size, columns.clone());
+                }
+                out.copy_from_slice(&sums[..out.len()]);
+            }
+        }
+    }
+}
+
+/// Products of a query with all keys (size, PAGE) of a page.
+#[inline(always)]
+fn page_scores(q: &[f32], keys: &[f32]) -> [f32; PAGE] {
+    let mut sums = [0f32; PAGE];
+    for (&q, keys) in q.iter().zip(keys.chunks_exact(PAGE)) {
+        for (sum, &key) in sums.iter_mut().zip(keys) {
+            *sum = q.mul_add(key, *sum);
+        }
+    }
+    sums
+}
+
+/// Adds the values (tokens, size) of a page, weighted by their probabilities, to the sums of some columns.
+#[inline(always)]
+fn add_values(
+    sums: &mut [f32; COLUMNS],
+    probabilities: &[f32],
+    values: &[f32],
+    size: usize,
+    columns: std::ops::Range<usize>,
+) {
+    let rows = probabilities.iter().zip(values.chunks_exact(size));
+    if columns.len() == COLUMNS {
+        let mut local = *sums;
+        for (&p, row) in rows {
+            for (sum, &value) in local.iter_mut().zip(&row[columns.start..][..COLUMNS]) {
+                *sum = p.mul_add(value, *sum);
+            }
+        }
+        *sums = local;
+    } else {
+        for (&p, row) in rows {
+            for (sum, &value) in sums.iter_mut().zip(&row[columns.clone()]) {
+                *sum = p.mul_add(value, *sum);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::attention::{Block, attention};
+    use super::*;
+    use crate::rng::{Purpose, stream};
+
+    fn rows(name: &str, n: usize, width: usize) -> Vec<f32> {
+        let mut draws = stream(1, Purpose::World, &[name.into()]);
+        (0..n * width).map(|_| draws.normal() as f32).collect()
+    }
+
+    /// Two sequences that continue a prompt of 37 tokens, their keys and values in scattered pages.
+    #[test]
+    fn attention_over_pages_is_attention_over_rows() {
+        for size in [8, 16, 20, 40] {
+            let heads = Heads { query: 4, kv: 2, size };
+            let (qw, kw) = (4 * size, 2 * size);
+            let (prompt, own) = (37usize, [33usize, 5]);
+            let n = prompt + own[0] + own[1];
+            let (q, k, v) = (rows("q", n, qw), rows("k", n, kw), rows("v", n, kw));
+            let full = |x: &[f32], width| tensor(x.to_vec(), &[n, width]).unwrap();
+            let blocks = [Block::tree(prompt, own)];
+            let (want, _) = attention(&full(&q, qw), &full(&k, kw), &full(&v, kw), &blocks, heads).unwrap();
+            let want = view(&want).unwrap().to_vec();
+
+            let table = [vec![6u32, 1], vec![3, 0], vec![5]];
+            let owners = [(0usize, prompt), (1, own[0]), (2, own[1])];
+            let places = owners.iter().flat_map(|&(owner, tokens)| (0..tokens).map(move |i| (owner, i)));
+            let slots: Vec<u32> = places
+                .clone()
+                .map(|(owner, i)| table[owner][i / PAGE] * PAGE as u32 + (i % PAGE) as u32)
+                .collect();
+            let mut pages = LayerPages::new(7, heads);
+            pages.write(&full(&k, kw), &full(&v, kw), &slots).unwrap();
+            let starts = [0u32, 2, 4];
+            let mut seen = PageTable { pages: table.concat(), ..PageTable::default() };
+            for (owner, i) in places.skip(prompt) {
+                seen.prompt_start.push(starts[0]);
+                seen.prompt_tokens.push(prompt as u32);
+                seen.own_start.push(starts[owner]);
+                seen.own_tokens.push(i as u32 + 1);
+            }
+            let queries = tensor(q[prompt * qw..].to_vec(), &[n - prompt, qw]).unwrap();
+            let got = pages.attend(&queries, &seen).unwrap();
+            let got = view(&got).unwrap();
+            for (i, (a, b)) in got.iter().zip(&want[prompt * qw..]).enumerate() {
+                assert!((a - b).abs() < 1e-5, "head size {size}, number {i}: {a} and {b}");
+            }
+        }
+    }
+}
