@@ -7,7 +7,7 @@
 //! same, bit for bit, however its keys came into the cache.
 
 use super::attention::{Heads, softmax};
-use super::kernels::{tensor, view};
+use super::kernels::{axpy, tensor, view};
 use super::schedule::PAGE;
 use anyhow::{Result, ensure};
 use candle_core::Tensor;
@@ -107,78 +107,103 @@ impl LayerPages {
         let mut out = vec![0f32; qs.len()];
         out.par_chunks_mut(width * ROWS).zip(qs.par_chunks(width * ROWS)).enumerate().for_each(
             |(block, (out, q))| {
-                let mut scores = vec![];
+                let mut scratch = vec![];
                 for (i, (out, q)) in out.chunks_mut(width).zip(q.chunks(width)).enumerate() {
-                    self.attend_row(q, &table.runs(block * ROWS + i), &mut scores, out);
+                    self.attend_row(q, &table.runs(block * ROWS + i), &mut scratch, out);
                 }
             },
         );
         tensor(out, q.dims())
     }
 
-    /// One row; `scores` is scratch.
-    fn attend_row(&self, q: &[f32], runs: &[Run<'_>; 2], scores: &mut Vec<f32>, out: &mut [f32]) {
+    /// One row; `scratch` is room for scores. Query heads that share keys go in pairs, for more independent sums.
+    fn attend_row(&self, q: &[f32], runs: &[Run<'_>; 2], scratch: &mut Vec<f32>, out: &mut [f32]) {
         let Heads { query, kv, size } = self.heads;
-        let block = PAGE * size;
-        let scale = 1.0 / (size as f32).sqrt();
-        for (head, (q, out)) in q.chunks_exact(size).zip(out.chunks_exact_mut(size)).enumerate() {
-            let at = |page: usize| (page * kv + head / (query / kv)) * block;
-            let pages = || runs.iter().flat_map(Run::pages);
-            scores.clear();
-            for (page, tokens) in pages() {
-                scores.extend_from_slice(&page_scores(q, &self.keys[at(page)..][..block])[..tokens]);
-            }
-            softmax(scores, scale);
-            for first in (0..size).step_by(COLUMNS) {
-                let columns = first..size.min(first + COLUMNS);
-                let out = &mut out[columns.clone()];
-                let mut scores = scores.as_slice();
-                let mut sums = [0f32; COLUMNS];
-                for (page, tokens) in pages() {
-                    let (here, rest) = scores.split_at(tokens);
-                    scores = rest;
-                    add_values(&mut sums, here, &self.values[at(page)..][..block], size, columns.clone());
+        let shared = query / kv * size;
+        scratch.resize(2 * (runs[0].tokens + runs[1].tokens), 0.0);
+        for (head, (q, out)) in q.chunks_exact(shared).zip(out.chunks_exact_mut(shared)).enumerate() {
+            for (q, out) in q.chunks(2 * size).zip(out.chunks_mut(2 * size)) {
+                if q.len() == 2 * size {
+                    self.attend_heads::<2>(head, q, runs, scratch, out);
+                } else {
+                    self.attend_heads::<1>(head, q, runs, scratch, out);
                 }
-                out.copy_from_slice(&sums[..out.len()]);
+            }
+        }
+    }
+
+    /// N query heads (N * size) that share head `head` of keys and values.
+    fn attend_heads<const N: usize>(
+        &self,
+        head: usize,
+        q: &[f32],
+        runs: &[Run<'_>; 2],
+        scores: &mut [f32],
+        out: &mut [f32],
+    ) {
+        let Heads { kv, size, .. } = self.heads;
+        let block = PAGE * size;
+        let tokens = runs[0].tokens + runs[1].tokens;
+        let pages = || {
+            let starts = runs.iter().flat_map(Run::pages);
+            starts.map(|(page, count)| ((page * kv + head) * block, count))
+        };
+        let mut done = 0;
+        for (at, count) in pages() {
+            let products = page_scores::<N>(q, size, &self.keys[at..at + block]);
+            for (h, products) in products.iter().enumerate() {
+                scores[h * tokens + done..][..count].copy_from_slice(&products[..count]);
+            }
+            done += count;
+        }
+        for scores in scores.chunks_exact_mut(tokens).take(N) {
+            softmax(scores, 1.0 / (size as f32).sqrt());
+        }
+        for first in (0..size).step_by(COLUMNS) {
+            let columns = first..size.min(first + COLUMNS);
+            let mut sums = [[0f32; COLUMNS]; N];
+            let mut done = 0;
+            for (at, count) in pages() {
+                let weights = std::array::from_fn(|h| &scores[h * tokens + done..][..count]);
+                let values = &self.values[at..at + count * size];
+                add_values(&mut sums, weights, values, size, columns.clone());
+                done += count;
+            }
+            for (out, sums) in out.chunks_exact_mut(size).zip(&sums) {
+                out[columns.clone()].copy_from_slice(&sums[..columns.len()]);
             }
         }
     }
 }
 
-/// Products of a query with all keys (size, PAGE) of a page.
+/// Products of N queries (N * size) with all keys (size, PAGE) of a page.
 #[inline(always)]
-fn page_scores(q: &[f32], keys: &[f32]) -> [f32; PAGE] {
-    let mut sums = [0f32; PAGE];
-    for (&q, keys) in q.iter().zip(keys.chunks_exact(PAGE)) {
-        for (sum, &key) in sums.iter_mut().zip(keys) {
-            *sum = q.mul_add(key, *sum);
+fn page_scores<const N: usize>(q: &[f32], size: usize, keys: &[f32]) -> [[f32; PAGE]; N] {
+    let q: [&[f32]; N] = std::array::from_fn(|h| &q[h * size..][..size]);
+    let mut sums = [[0f32; PAGE]; N];
+    for (d, keys) in keys.chunks_exact(PAGE).enumerate() {
+        for (sums, q) in sums.iter_mut().zip(q) {
+            axpy(sums, q[d], keys);
         }
     }
     sums
 }
 
-/// Adds the values (tokens, size) of a page, weighted by their probabilities, to the sums of some columns.
+/// Adds the values (tokens, size) of a page, weighted by the probabilities of N heads, to their sums of some columns.
 #[inline(always)]
-fn add_values(
-    sums: &mut [f32; COLUMNS],
-    probabilities: &[f32],
+fn add_values<const N: usize>(
+    sums: &mut [[f32; COLUMNS]; N],
+    weights: [&[f32]; N],
     values: &[f32],
     size: usize,
     columns: std::ops::Range<usize>,
 ) {
-    let rows = probabilities.iter().zip(values.chunks_exact(size));
-    if columns.len() == COLUMNS {
-        let mut local = *sums;
-        for (&p, row) in rows {
-            for (sum, &value) in local.iter_mut().zip(&row[columns.start..][..COLUMNS]) {
-                *sum = p.mul_add(value, *sum);
-            }
-        }
-        *sums = local;
-    } else {
-        for (&p, row) in rows {
-            for (sum, &value) in sums.iter_mut().zip(&row[columns.clone()]) {
-                *sum = p.mul_add(value, *sum);
+    for (token, row) in values.chunks_exact(size).enumerate() {
+        let row = &row[columns.clone()];
+        for (sums, weights) in sums.iter_mut().zip(weights) {
+            match row.first_chunk::<COLUMNS>() {
+                Some(row) => axpy(sums, weights[token], row),
+                None => axpy(sums, weights[token], row),
             }
         }
     }

@@ -6,7 +6,7 @@
 
 use super::attention::{Block, Heads};
 use super::config::VlConfig;
-use super::kernels::{Rotary, gather_rows, gelu, gelu_backward, tensor};
+use super::kernels::{Rotary, gather_rows, gelu, gelu_backward, matmul_rows, tensor};
 use super::layer::{Layer, LayerSpec, Linear, Norm, Saved};
 use super::params::{Grads, Id, Params, Source};
 use crate::image::Patches;
@@ -89,7 +89,7 @@ impl VisionTower {
         let values: Vec<f32> = pictures.iter().flat_map(|x| x.values.iter().copied()).collect();
         let rows = values.len() / self.patch_values;
         let pixels = gather_rows(&tensor(values, &[rows, self.patch_values])?, &geometry.order)?;
-        let mut x = pixels.matmul(&self.patch_weight(p)?.t()?)?; // (N, D)
+        let mut x = matmul_rows(&pixels, &self.patch_weight(p)?)?; // (N, D)
         let mut layers = Vec::with_capacity(self.layers.len());
         for (layer, &full) in self.layers.iter().zip(&self.full) {
             let (y, saved) = layer.forward(p, &x, &geometry.rotary, geometry.blocks(full))?;
