@@ -1,6 +1,6 @@
 //! Where and in which numbers a model computes.
 
-use crate::settings::{Attention, ComputeSettings, Device as Kind, Dtype, OptimizerState};
+use crate::settings::{Attention, ComputeSettings, DecodeLimits, Device as Kind, Dtype, OptimizerState};
 use anyhow::Result;
 use candle_core::{DType, Device, Tensor};
 
@@ -47,6 +47,12 @@ impl Compute {
     /// Whether layers are computed again in the backward pass.
     pub(crate) fn recompute(&self) -> bool {
         self.settings.recompute
+    }
+
+    /// How much is decoded at the same time.
+    pub fn limits(&self) -> DecodeLimits {
+        let ComputeSettings { kv_tokens, max_sequences, .. } = self.settings;
+        DecodeLimits { kv_tokens, max_sequences }
     }
 
     /// How the optimiser keeps its state.

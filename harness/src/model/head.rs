@@ -1,7 +1,7 @@
 //! Log-probabilities over the vocabulary, row by row in chunks: the logits of a whole batch never exist.
 
 use super::attention::lane_sum;
-use super::kernels::{exp, tensor, view};
+use super::kernels::{exp, matmul_rows, tensor, view};
 use anyhow::Result;
 use candle_core::Tensor;
 use rayon::prelude::*;
@@ -40,11 +40,10 @@ pub(crate) fn map_rows<T: Send>(
     f: impl Fn(usize, &mut [f32]) -> T + Sync,
 ) -> Result<Vec<T>> {
     let (rows, vocab) = (hidden.dim(0)?, w.dim(0)?);
-    let wt = w.t()?;
     let mut out = Vec::with_capacity(rows);
     for start in (0..rows).step_by(CHUNK) {
         let len = CHUNK.min(rows - start);
-        let logits = hidden.narrow(0, start, len)?.contiguous()?.matmul(&wt)?;
+        let logits = matmul_rows(&hidden.narrow(0, start, len)?.contiguous()?, w)?;
         out.extend(map_logits(start, &view(&logits)?, vocab, &f));
     }
     Ok(out)
@@ -75,11 +74,10 @@ pub(crate) fn map_row_pairs<T: Send>(
     f: impl Fn(usize, &[f32], &[f32]) -> T + Sync,
 ) -> Result<Vec<T>> {
     let (rows, vocab) = (left.dim(0)?, w.dim(0)?);
-    let wt = w.t()?;
     let mut out = Vec::with_capacity(rows);
     for start in (0..rows).step_by(CHUNK / 2) {
         let len = (CHUNK / 2).min(rows - start);
-        let logits = |hidden: &Tensor| hidden.narrow(0, start, len)?.contiguous()?.matmul(&wt);
+        let logits = |hidden: &Tensor| matmul_rows(&hidden.narrow(0, start, len)?.contiguous()?, w);
         let (left, right) = (logits(left)?, logits(right)?);
         out.extend(map_logit_pairs(start, &view(&left)?, &view(&right)?, vocab, &f));
     }

@@ -139,7 +139,7 @@ pub(crate) fn add_assign(dst: &Tensor, src: &Tensor) -> Result<()> {
 
 /// `x w^T + b`: x (N, I), w (O, I), b (O) -> (N, O).
 pub(crate) fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
-    let y = x.matmul(&w.t()?)?;
+    let y = matmul_rows(x, w)?;
     if let Some(b) = b {
         y.inplace_op2(b, &AddInPlace { row: true })?;
     }
@@ -215,6 +215,21 @@ pub(crate) fn adamw(x: &Tensor, gradient: &Tensor, state: &State, rule: &Rule) -
 /// Sum of squares in f64, in order.
 pub(crate) fn sum_squares(x: &Tensor) -> Result<f64> {
     Ok(view(x)?.iter().map(|&g| f64::from(g) * f64::from(g)).sum())
+}
+
+/// `x w^T`: x (N, I), w (O, I) -> (N, O), each row the same, bit for bit, whatever the number of rows.
+///
+/// The gemm crate adds in another order where a result has one row or at most 256 numbers, and cuts long sums
+/// differently where both sides of the result are at most 64; few rows are therefore filled up with zeros.
+pub(crate) fn matmul_rows(x: &Tensor, w: &Tensor) -> Result<Tensor> {
+    let (rows, inner) = x.dims2()?;
+    let outer = w.dim(0)?;
+    let least = if outer <= 64 && inner > 512 { 65 } else { 2 }.max(256 / outer.max(1) + 1);
+    if rows >= least {
+        return Ok(x.matmul(&w.t()?)?);
+    }
+    let filled = x.pad_with_zeros(0, 0, least - rows)?.matmul(&w.t()?)?;
+    Ok(filled.narrow(0, 0, rows)?.contiguous()?)
 }
 
 /// Sum over rows: (N, D) -> (D), in blocks of fixed size.
@@ -435,6 +450,25 @@ pub(crate) fn put_rows(x: &Tensor, y: &Tensor, rows: &[u32]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_row_of_a_product_does_not_depend_on_the_rows_beside_it() {
+        let draw = |name: &str, n: usize, width: usize| {
+            let mut draws = crate::rng::stream(1, crate::rng::Purpose::World, &[name.into()]);
+            tensor((0..n * width).map(|_| draws.normal() as f32).collect(), &[n, width]).unwrap()
+        };
+        for (inner, outer) in
+            [(64, 64), (64, 32), (8, 3), (600, 3), (1176, 64), (1176, 20), (320, 128), (600, 300)]
+        {
+            let (x, w) = (draw("x", 300, inner), draw("w", outer, inner));
+            let all = linear(&x, &w, None).unwrap();
+            for rows in [1, 2, 3, 4, 7, 8, 9, 20, 63, 64, 65, 66, 85, 130, 299] {
+                let part = linear(&x.narrow(0, 1, rows).unwrap(), &w, None).unwrap();
+                let (all, part) = (view(&all).unwrap(), view(&part).unwrap());
+                assert_eq!(&all[outer..][..rows * outer], &part[..], "{inner} {outer}: {rows} rows");
+            }
+        }
+    }
 
     #[test]
     fn exp_is_accurate_over_the_whole_range() {

@@ -5,7 +5,7 @@
 //! (`tests/model.rs`). It has no automatic differentiation: every part has its exact backward beside its forward.
 //!
 //! - [`network`]: the whole model over packed groups; the prompt of a group is computed once.
-//! - [`decode`]: sampling with a static cache. [`optimizer`]: AdamW. [`checkpoint`]: the hub's layout.
+//! - [`decode`]: sampling with a paged cache (`pages`, `schedule`). [`optimizer`]: AdamW. [`checkpoint`]: the hub's layout.
 //! - `layer`, `vision`, `attention`, `head`, `kernels`, `positions`: the parts.
 
 mod attention;
@@ -21,12 +21,15 @@ mod layer;
 pub mod network;
 mod ops;
 pub mod optimizer;
+mod pages;
 pub mod params;
 mod positions;
+mod sampling;
+mod schedule;
 mod vision;
 
 pub use compute::Compute;
-pub use decode::Completion;
+pub use decode::{Completion, DecodeClient, DecodeGroup, DecodeRules, DecodeStats};
 pub use head::entropy;
 pub use network::{Forward, Model, Prompt, Scores, Tree};
 pub use optimizer::AdamW;

@@ -11,7 +11,9 @@ use super::head::{self, TokenScores};
 use super::kernels;
 use super::optimizer::State;
 use super::params::{Grads, Id};
+use super::sampling;
 use crate::algo::dependency::{full_kl, jensen_shannon};
+use crate::settings::Sampling;
 use anyhow::Result;
 use candle_core::{DType, Device, Tensor};
 
@@ -114,6 +116,7 @@ pub(crate) fn on_host(t: &Tensor) -> Result<Tensor> {
 }
 
 /// The values of a tensor, in f32 on the processor.
+#[cfg(feature = "gpu")]
 pub(crate) fn values(t: &Tensor) -> Result<Vec<f32>> {
     Ok(on_host(t)?.flatten_all()?.to_vec1()?)
 }
@@ -167,6 +170,21 @@ pub(crate) fn score_backward(
     let (dhidden, dw) = head::score_backward(hidden, w, targets, dlogp)?;
     grads.add(id, &dw)?;
     Ok(dhidden)
+}
+
+/// See [`sampling::draw`].
+pub(crate) fn draw(
+    hidden: &Tensor,
+    w: &Tensor,
+    uniforms: &[f64],
+    sampling: &Sampling,
+    forbidden: &[u32],
+) -> Result<Vec<(u32, f32, f32)>> {
+    #[cfg(feature = "gpu")]
+    if on_card(hidden) {
+        return gpu::head::draw(hidden, w, uniforms, sampling, forbidden);
+    }
+    sampling::draw(hidden, w, uniforms, sampling, forbidden)
 }
 
 /// See [`head::map_rows`].

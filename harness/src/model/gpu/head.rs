@@ -2,10 +2,11 @@
 //! rows at a time.
 
 use super::gemm::{Factor, product};
-use super::ops::{compare_rows, logits, score_rows, score_rows_backward};
+use super::ops::{compare_rows, logits, sample_rows, score_rows, score_rows_backward};
 use crate::model::head::TokenScores;
 use crate::model::ops::values;
 use crate::model::params::{Grads, Id};
+use crate::settings::Sampling;
 use anyhow::Result;
 use candle_core::Tensor;
 use std::ops::Range;
@@ -49,6 +50,25 @@ pub(crate) fn score_backward(
         parts.push(product(Factor::Plain(&dlogits), Factor::Plain(w), h.dtype())?);
     }
     Ok(if parts.is_empty() { hidden.clone() } else { Tensor::cat(&parts, 0)? })
+}
+
+/// See [`sampling::draw`](crate::model::sampling::draw): the same uniforms give the same tokens, up to the rounding of
+/// logits.
+pub(crate) fn draw(
+    hidden: &Tensor,
+    w: &Tensor,
+    uniforms: &[f64],
+    sampling: &Sampling,
+    forbidden: &[u32],
+) -> Result<Vec<(u32, f32, f32)>> {
+    let mut drawn = Vec::with_capacity(uniforms.len());
+    for rows in chunks(hidden.dim(0)?) {
+        let logits = logits(&part(hidden, &rows)?, w)?;
+        let (tokens, logp, entropy) =
+            sample_rows(&logits, &uniforms[rows], sampling, forbidden, hidden.dtype())?;
+        drawn.extend(tokens.into_iter().zip(logp).zip(entropy).map(|((token, logp), h)| (token, logp, h)));
+    }
+    Ok(drawn)
 }
 
 /// See [`head::map_rows`](crate::model::head::map_rows): rows of logits are copied to the processor, chunk by chunk.

@@ -10,5 +10,6 @@ pub(crate) mod gemm;
 pub(crate) mod head;
 pub(crate) mod launch;
 pub(crate) mod ops;
+pub(crate) mod pages;
 #[cfg(any(feature = "flash-attn", feature = "cuda-emulation"))]
 pub(crate) mod varlen;

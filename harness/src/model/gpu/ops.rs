@@ -7,6 +7,7 @@ use super::gemm::{Factor, accumulate_product, product};
 use super::launch::{Arg, Grid, empty, half, int, launch, long, pointer, upload};
 use crate::model::ops::Rule;
 use crate::model::optimizer::State;
+use crate::settings::Sampling;
 use anyhow::{Result, ensure};
 use candle_core::{DType, Tensor};
 
@@ -273,6 +274,39 @@ pub(crate) fn compare_rows(
     ];
     launch("compare_rows", dtype, clean, Grid::blocks(m, WIDE), &args)?;
     Ok([logq.to_vec1()?, kl.to_vec1()?, js.to_vec1()?])
+}
+
+/// Tokens, log-probabilities and entropies drawn from rows of logits (M, V), one uniform number for each.
+pub(crate) fn sample_rows(
+    logits: &Tensor,
+    uniforms: &[f64],
+    sampling: &Sampling,
+    forbidden: &[u32],
+    dtype: DType,
+) -> Result<(Vec<u32>, Vec<f32>, Vec<f32>)> {
+    let (m, vocab) = logits.dims2()?;
+    let uniforms = upload(uniforms, &[m], logits)?;
+    // An empty tensor has no address: the list always has an id that no token has.
+    let banned: Vec<u32> = forbidden.iter().copied().chain([u32::MAX]).collect();
+    let banned = upload(&banned, &[banned.len()], logits)?;
+    let tokens = empty(&[m], DType::U32, logits)?;
+    let column = || empty(&[m], DType::F32, logits);
+    let (logp, entropy) = (column()?, column()?);
+    let args = [
+        pointer(logits)?,
+        pointer(&uniforms)?,
+        pointer(&banned)?,
+        int(banned.elem_count())?,
+        pointer(&tokens)?,
+        pointer(&logp)?,
+        pointer(&entropy)?,
+        int(vocab)?,
+        Arg::Double(sampling.temperature),
+        int(sampling.top_k)?,
+        Arg::Double(sampling.top_p),
+    ];
+    launch("sample_rows", dtype, logits, Grid::blocks(m, WIDE), &args)?;
+    Ok((tokens.to_vec1()?, logp.to_vec1()?, entropy.to_vec1()?))
 }
 
 /// Elements that one block of [`sum_squares`] adds up.
