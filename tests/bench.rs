@@ -4,8 +4,9 @@ use crate::run::{finish, harness, refused, succeeds};
 use harness::cost::Lengths;
 use harness::cost::flops::{Sequences, Vision, forward, update};
 use harness::cost::memory::{Load, Training, Turn};
+use harness::model::Compute;
 use harness::model::checkpoint::{PictureMarks, open_or_fill};
-use harness::settings::{ComputeSettings, CorruptionScope, PixelRange};
+use harness::settings::{ComputeSettings, CorruptionScope, DecodeLimits, PixelRange};
 use harness::speed::{Bench, Phase, Shape, Timings};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -86,8 +87,11 @@ fn a_directory_with_only_a_configuration_is_filled() {
     assert_eq!(line["params"], self::line(&small(), &["--phases", "score"])["params"]);
     assert_eq!(line["seconds"].as_object().unwrap().keys().collect::<Vec<_>>(), ["score", "update"]);
     assert_eq!(line["rollout_tokens_per_s"], Value::Null);
-    let (first, _) = open_or_fill(folder.path(), 1).unwrap();
-    let (again, own) = open_or_fill(folder.path(), 1).unwrap();
+    let again = self::line(folder.path(), &["--phases", "update", "--recompute", "--max-sequences", "1"]);
+    assert_eq!((&again["recompute"], &again["compute"]["max_sequences"]), (&true.into(), &1.into()));
+    assert_eq!(again["flops"]["update"], line["flops"]["update"], "recomputation is not counted");
+    let (first, _) = open_or_fill(folder.path(), 1, &Compute::cpu()).unwrap();
+    let (again, own) = open_or_fill(folder.path(), 1, &Compute::cpu()).unwrap();
     assert!(!own);
     assert_eq!(first.to_bytes().unwrap(), again.to_bytes().unwrap());
 }
@@ -119,9 +123,12 @@ fn what_cannot_be_measured_is_refused() {
         command.arg(&model);
         refused(command, &[size.trim_start_matches("--"), "at least 1"]);
     }
-    no(&["--device", "cuda"], &["this build has no CUDA", "--features cuda"]);
-    no(&["--dtype", "bf16"], &["f32"]);
-    no(&["--recompute"], &["recomputation"]);
+    no(&["--dtype", "bf16"], &["f32", "--device cuda"]);
+    no(&["--gradient-dtype", "bf16"], &["f32", "--device cuda"]);
+    no(&["--attention", "flash"], &["flash", "--device cuda"]);
+    if cfg!(not(feature = "cuda")) {
+        no(&["--device", "cuda"], &["--features cuda"]);
+    }
     refused(bench(Path::new("no/such"), &[]), &["--model", "no/such", "config.json"]);
     for wrong in [["--grid", "8"], ["--phases", "rollouts"]] {
         let mut command = harness(["bench", "--model", "x"]);
@@ -149,7 +156,7 @@ fn peak_of_update(prompts: u64, group: u64) -> f64 {
 #[test]
 #[cfg(target_os = "linux")]
 fn memory_of_an_update_is_what_the_formula_says() {
-    let (model, _) = open_or_fill(&small(), 1).unwrap();
+    let (model, _) = open_or_fill(&small(), 1, &Compute::cpu()).unwrap();
     let sizes = model.config().to_settings(PixelRange { min_pixels: 1, max_pixels: 4 * 4 * 196 }).unwrap();
     let load = |prompts, group| Load {
         model: &sizes,
@@ -185,7 +192,7 @@ fn shape(corrupted: CorruptionScope) -> Shape {
 /// The operations of a phase are those of the formula for its shapes, whatever the micro-batch.
 #[test]
 fn operations_are_those_of_the_formula() {
-    let (model, _) = open_or_fill(&small(), 1).unwrap();
+    let (model, _) = open_or_fill(&small(), 1, &Compute::cpu()).unwrap();
     let sizes = model.config().to_settings(PixelRange { min_pixels: 1, max_pixels: 4 * 6 * 196 }).unwrap();
     let vocab = model.config().text.vocab_size;
     let vision = Vision { patches: 24, window_pairs: 24 * 24, picture_pairs: 24 * 24 };
@@ -193,7 +200,10 @@ fn operations_are_those_of_the_formula() {
     let apart = Sequences { prompts: 12, group: 1, ..once };
     for (scope, corrupted) in [(CorruptionScope::Response, apart), (CorruptionScope::Group, once)] {
         let marks = PictureMarks::open(&small()).unwrap();
-        let flops = Bench::new(model.clone(), &marks, shape(scope)).unwrap().flops().unwrap();
+        let flops = Bench::new(model.clone(), &marks, shape(scope), DecodeLimits::default())
+            .unwrap()
+            .flops()
+            .unwrap();
         let of = |batch| forward(&sizes, vocab, batch).total();
         assert_eq!(flops[&Phase::Rollout], of(&once));
         assert_eq!(flops[&Phase::Score], of(&once));
@@ -206,8 +216,10 @@ fn operations_are_those_of_the_formula() {
 #[test]
 fn every_phase_of_every_round_is_told() {
     for scope in [CorruptionScope::Response, CorruptionScope::Group] {
-        let (model, _) = open_or_fill(&small(), 1).unwrap();
-        let mut bench = Bench::new(model, &PictureMarks::open(&small()).unwrap(), shape(scope)).unwrap();
+        let (model, _) = open_or_fill(&small(), 1, &Compute::cpu()).unwrap();
+        let mut bench =
+            Bench::new(model, &PictureMarks::open(&small()).unwrap(), shape(scope), DecodeLimits::default())
+                .unwrap();
         let mut told = vec![];
         let timings = bench.run(2, |round, phase, seconds| told.push((round, phase, seconds))).unwrap();
         let names: Vec<_> = told.iter().map(|&(round, phase, _)| (round, phase)).collect();

@@ -8,6 +8,8 @@ mod benchmarks;
 mod checkpoint;
 #[cfg(feature = "candle")]
 mod cli;
+#[cfg(feature = "cuda-emulation")]
+mod emulation;
 #[cfg(feature = "candle")]
 mod end_to_end;
 mod grade;

@@ -1,17 +1,21 @@
 //! The model: gradients against finite differences, sharing of prompts, sampler against scorer, checkpoints.
 
 use harness::image::Patches;
-use harness::model::{AdamW, Grads, Model, Prompt, Tree};
-use harness::rng::{Purpose, stream};
-use harness::settings::{ModelSettings, OptimizerSettings, Sampling};
+use harness::model::{
+    AdamW, Completion, Compute, DecodeClient, DecodeGroup, DecodeRules, DecodeStats, Grads, Model, Prompt,
+    Tree,
+};
+use harness::progress::Interrupted;
+use harness::rng::{Purpose, Stream, stream};
+use harness::settings::{ComputeSettings, DecodeLimits, ModelSettings, OptimizerSettings, Sampling};
 use harness::types::StopReason;
 use std::sync::Arc;
 
-const IMAGE: u32 = 1;
-const END: u32 = 2;
-const VOCAB: usize = 24;
+pub(crate) const IMAGE: u32 = 1;
+pub(crate) const END: u32 = 2;
+pub(crate) const VOCAB: usize = 24;
 
-fn toy_settings() -> ModelSettings {
+pub(crate) fn toy_settings() -> ModelSettings {
     ModelSettings {
         hidden_size: 32,
         intermediate_size: 24,
@@ -32,12 +36,12 @@ fn toy_settings() -> ModelSettings {
     }
 }
 
-fn toy() -> Model {
+pub(crate) fn toy() -> Model {
     Model::random(&toy_settings(), VOCAB, IMAGE, 3).unwrap()
 }
 
 /// The toy with an output head of its own.
-fn toy_untied() -> Model {
+pub(crate) fn toy_untied() -> Model {
     let settings = ModelSettings { tie_word_embeddings: false, ..toy_settings() };
     Model::random(&settings, VOCAB, IMAGE, 3).unwrap()
 }
@@ -49,14 +53,14 @@ fn picture(seed: u64, h: usize, w: usize) -> Arc<Patches> {
 }
 
 /// A prompt with one picture of h x w patches between text tokens.
-fn prompt(seed: u64, h: usize, w: usize) -> Prompt {
+pub(crate) fn prompt(seed: u64, h: usize, w: usize) -> Prompt {
     let mut ids = vec![5, 7];
     ids.extend(vec![IMAGE; h * w / 4]);
     ids.extend([3 + seed as u32, 9, 4]);
     Prompt { ids, pictures: vec![picture(seed, h, w)] }
 }
 
-fn weights(trees: &[Tree<'_>]) -> Vec<Vec<f64>> {
+pub(crate) fn weights(trees: &[Tree<'_>]) -> Vec<Vec<f64>> {
     let mut draws = stream(11, Purpose::World, &["weights".into()]);
     trees.iter().flat_map(|t| &t.responses).map(|r| r.iter().map(|_| draws.normal()).collect()).collect()
 }
@@ -66,26 +70,26 @@ fn loss(model: &Model, trees: &[Tree<'_>], weights: &[Vec<f64>]) -> f64 {
     scores.logp.iter().flatten().zip(weights.iter().flatten()).map(|(&l, w)| f64::from(l) * w).sum()
 }
 
-fn gradients(model: &Model, trees: &[Tree<'_>], weights: &[Vec<f64>]) -> Grads {
-    let mut grads = Grads::new(model.params().len());
+pub(crate) fn gradients(model: &Model, trees: &[Tree<'_>], weights: &[Vec<f64>]) -> Grads {
+    let mut grads = Grads::new(model.params());
     let forward = model.forward(trees).unwrap();
     model.backward(&forward, weights, &mut grads).unwrap();
     grads
 }
 
-fn flat(grads: &Grads, model: &Model) -> Vec<Vec<f32>> {
+pub(crate) fn flat(grads: &Grads, model: &Model) -> Vec<Vec<f32>> {
     (0..model.params().len()).map(|i| values(grads.get(i).unwrap())).collect()
 }
 
-fn values(t: &candle_core::Tensor) -> Vec<f32> {
-    t.flatten_all().unwrap().to_vec1().unwrap()
+pub(crate) fn values(t: &candle_core::Tensor) -> Vec<f32> {
+    t.to_dtype(candle_core::DType::F32).unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
 
-fn norm(x: &[f32]) -> f64 {
+pub(crate) fn norm(x: &[f32]) -> f64 {
     x.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt()
 }
 
-fn distance(a: &[f32], b: &[f32]) -> f64 {
+pub(crate) fn distance(a: &[f32], b: &[f32]) -> f64 {
     a.iter().zip(b).map(|(&a, &b)| (f64::from(a) - f64::from(b)).powi(2)).sum::<f64>().sqrt()
 }
 
@@ -157,6 +161,21 @@ fn sharing_a_prompt_changes_rounding_only() {
 }
 
 #[test]
+fn recomputing_layers_changes_no_bit() {
+    let kept = toy();
+    let settings = ComputeSettings { recompute: true, ..ComputeSettings::CPU };
+    let again = kept.on(&Compute::open(&settings).unwrap()).unwrap();
+    let (a, b) = (prompt(1, 4, 6), prompt(2, 6, 4));
+    let trees = [
+        Tree { prompt: &a, responses: vec![&[4, 9, 11, END], &[12]] },
+        Tree { prompt: &b, responses: vec![&[20, 21, 22, 23, 4]] },
+    ];
+    let weights = weights(&trees);
+    let (one, other) = (gradients(&kept, &trees, &weights), gradients(&again, &trees, &weights));
+    assert_eq!(flat(&one, &kept), flat(&other, &again));
+}
+
+#[test]
 fn sampler_and_scorer_agree_and_batching_changes_no_draw() {
     let model = toy();
     let prompts = [prompt(1, 4, 4), prompt(2, 6, 4)];
@@ -187,6 +206,154 @@ fn sampler_and_scorer_agree_and_batching_changes_no_draw() {
     }
     let lengths: std::collections::BTreeSet<usize> = flat.iter().map(|c| c.ids.len()).collect();
     assert!(lengths.len() > 1, "sequences of different lengths are what this test is about");
+}
+
+/// Prompts of several lengths, how many sequences continue each, and how they are drawn.
+struct Job {
+    prompts: Vec<Prompt>,
+    sequences: Vec<usize>,
+    sampling: Sampling,
+}
+
+/// Sequences of up to three pages of their own; some end at once, some never.
+fn job() -> Job {
+    let text = Prompt { ids: (0..40).map(|i| 3 + i % 20).collect(), pictures: vec![] };
+    Job {
+        prompts: vec![prompt(1, 4, 4), text, prompt(2, 6, 4), prompt(3, 2, 2)],
+        sequences: vec![3, 2, 0, 4],
+        sampling: Sampling { temperature: 2.0, top_p: 0.95, top_k: 0, max_new_tokens: 80 },
+    }
+}
+
+impl Job {
+    fn streams(&self) -> Vec<Vec<Stream>> {
+        let of =
+            |p: usize, n: usize| (0..n).map(|s| stream(1, Purpose::Rollout, &[p.into(), s.into()])).collect();
+        self.sequences.iter().enumerate().map(|(p, &n)| of(p, n)).collect()
+    }
+
+    fn run(
+        &self,
+        model: &Model,
+        kv_tokens: usize,
+        max_sequences: usize,
+    ) -> anyhow::Result<(Vec<Vec<Completion>>, DecodeStats)> {
+        self.run_until(model, DecodeLimits { kv_tokens, max_sequences }, &|| false)
+    }
+
+    fn run_until(
+        &self,
+        model: &Model,
+        limits: DecodeLimits,
+        stop: &dyn Fn() -> bool,
+    ) -> anyhow::Result<(Vec<Vec<Completion>>, DecodeStats)> {
+        let prompts: Vec<&Prompt> = self.prompts.iter().collect();
+        let sampling = &self.sampling;
+        let rules = DecodeRules { sampling, end: &[END], forbidden: &[IMAGE], limits, stop };
+        model.generate_within(&prompts, self.streams(), &rules)
+    }
+}
+
+#[test]
+fn limits_on_memory_and_sequences_change_no_draw() {
+    let (model, job) = (toy(), job());
+    let (want, all) = job.run(&model, 0, 0).unwrap();
+    assert_eq!(want.iter().map(Vec::len).collect::<Vec<_>>(), job.sequences);
+    // Prompts of 1, 2 and 1 pages; 79 own tokens of 9 sequences.
+    assert_eq!((all.kv_tokens, all.preemptions), ((1 + 2 + 1 + 9 * 3) * 32, 0));
+    let lengths: Vec<usize> = want.iter().flatten().map(|c| c.ids.len()).collect();
+    assert!(lengths.iter().any(|&n| n < 20) && lengths.iter().any(|&n| n > 64), "{lengths:?}");
+    let mut preemptions = 0;
+    for kv_tokens in [5 * 32, 6 * 32 + 7, 8 * 32, 11 * 32, 0] {
+        for max_sequences in [0, 1, 2, 5] {
+            let (got, stats) = job.run(&model, kv_tokens, max_sequences).unwrap();
+            assert!(got == want, "{kv_tokens} tokens, {max_sequences} sequences: other completions");
+            assert!(stats.peak_kv_tokens <= stats.kv_tokens);
+            assert!(kv_tokens == 0 || stats.kv_tokens <= kv_tokens);
+            assert!(stats.steps >= all.steps && (max_sequences != 1 || stats.preemptions == 0));
+            preemptions += stats.preemptions;
+        }
+    }
+    assert!(preemptions >= 10, "only {preemptions} sequences had to give back their pages");
+}
+
+#[test]
+fn a_cache_too_small_for_one_response_says_how_much_is_needed() {
+    let error = job().run(&toy(), 4 * 32, 0).unwrap_err().to_string();
+    assert!(error.contains("cache of 128 tokens") && error.contains("need 160 tokens"), "{error}");
+}
+
+#[test]
+fn the_number_of_threads_changes_no_bit_of_a_completion() {
+    let (model, job) = (toy(), job());
+    let with = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| job.run(&model, 8 * 32, 0).unwrap())
+    };
+    let (one, two) = (with(1), with(2));
+    let bits = |done: &[Vec<Completion>]| -> Vec<u32> {
+        done.iter().flatten().flat_map(|c| c.logp.iter().chain(&c.entropy)).map(|x| x.to_bits()).collect()
+    };
+    assert!(one == two && bits(&one.0) == bits(&two.0));
+}
+
+#[test]
+fn a_request_to_stop_ends_decoding_between_two_steps() {
+    let left = std::cell::Cell::new(5);
+    let stop = || left.replace(left.get() - 1) == 0;
+    let stopped = job().run_until(&toy(), DecodeLimits::default(), &stop);
+    assert!(stopped.unwrap_err().is::<Interrupted>());
+    assert_eq!(left.get(), -1, "it is asked once per step and obeyed at once");
+}
+
+/// Gives prompts on demand and notes what happens.
+struct Recorder<'a> {
+    job: &'a Job,
+    asked: Vec<usize>,
+    finished: Vec<(usize, usize)>,
+    /// Most groups that were asked for and had not ended.
+    open: usize,
+}
+
+impl DecodeClient for Recorder<'_> {
+    fn prompts(&mut self, groups: &[usize]) -> anyhow::Result<Vec<Prompt>> {
+        self.asked.extend(groups);
+        self.open = self.open.max(self.asked.len() - self.finished.len());
+        Ok(groups.iter().map(|&group| self.job.prompts[group].clone()).collect())
+    }
+
+    fn finished(&mut self, group: usize, prompt: Prompt, completions: Vec<Completion>) -> anyhow::Result<()> {
+        assert_eq!(prompt.ids, self.job.prompts[group].ids);
+        self.finished.push((group, completions.len()));
+        Ok(())
+    }
+}
+
+#[test]
+fn a_long_list_is_worked_off_prompt_by_prompt() {
+    let (model, job) = (toy(), job());
+    for (kv_tokens, max_sequences, most_open) in [(0, 0, 3), (0, 2, 2), (5 * 32, 0, 2), (5 * 32, 1, 1)] {
+        let limits = DecodeLimits { kv_tokens, max_sequences };
+        let rules = DecodeRules {
+            sampling: &job.sampling,
+            end: &[END],
+            forbidden: &[IMAGE],
+            limits,
+            stop: &|| false,
+        };
+        let groups = job
+            .prompts
+            .iter()
+            .zip(job.streams())
+            .map(|(prompt, streams)| DecodeGroup { prompt_tokens: prompt.ids.len(), streams })
+            .collect();
+        let mut client = Recorder { job: &job, asked: vec![], finished: vec![], open: 0 };
+        model.decode(groups, &rules, &mut client).unwrap();
+        assert_eq!(client.asked, [0, 1, 3], "each prompt is asked for once, in order");
+        client.finished.sort_unstable();
+        assert_eq!(client.finished, [(0, 3), (1, 2), (3, 4)]);
+        assert!(client.open <= most_open, "{limits:?}: {} groups at a time", client.open);
+    }
 }
 
 #[test]

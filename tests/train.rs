@@ -3,14 +3,19 @@
 use crate::run::reference;
 use harness::algo::{Aggregation, Algorithm, Ceiling, PRESETS, Scope};
 use harness::bench::RowCheck;
+use harness::bench::tiny::{FAMILIES, Split, generate};
 use harness::config::{Scale, Study};
-use harness::progress::Silent;
+use harness::eval::evaluate;
+use harness::progress::{Interrupted, Progress, Silent};
 use harness::rollout::Policy;
+use harness::settings::{DecodeLimits, EvalSettings};
 use harness::store::Store;
 use harness::study::{Inputs, Questions, RunConfig, Sources, base_policy};
 use harness::train::{Figures, Recipe, Trainer};
+use harness::types::{Example, SampleLine};
 use safetensors::SafeTensors;
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 /// The smoke scale's settings with whole-step updates and one draw, and its base model.
 fn setting() -> (RunConfig, Policy) {
@@ -137,4 +142,68 @@ fn every_algorithm_draws_the_same_first_batch() {
         assert_eq!(sampled(name, 1), expected, "{name}");
     }
     assert_ne!(sampled("grpo", 2), expected, "another seed must draw something else");
+}
+
+/// The policy within limits that hold a few of a step's sequences at a time.
+fn limited(base: &Policy, kv_tokens: usize, max_sequences: usize) -> Policy {
+    Policy { limits: DecodeLimits { kv_tokens, max_sequences }, ..base.clone() }
+}
+
+#[test]
+fn limits_of_the_rollout_change_no_bit_of_a_step() {
+    let (config, base) = setting();
+    let algorithm = Algorithm::vppo();
+    let want = one_step(&config, &algorithm, &base);
+    for (kv_tokens, max_sequences) in [(512, 0), (1024, 5), (0, 3)] {
+        let got = one_step(&config, &algorithm, &limited(&base, kv_tokens, max_sequences));
+        assert_eq!(got.0, want.0, "{kv_tokens} tokens, {max_sequences} sequences");
+        assert!(got.1 == want.1, "{kv_tokens} tokens, {max_sequences} sequences: another update");
+    }
+}
+
+/// Notes how far the work is and asks to stop at a number of completions.
+struct StopAt {
+    done: AtomicU64,
+    at: u64,
+}
+
+impl Progress for StopAt {
+    fn begin(&self, _stage: &str, _done: u64, _total: u64) {}
+    fn advance(&self, done: u64, message: &str) {
+        assert!(self.done.swap(done, SeqCst) < done && message.ends_with('%'), "{done}: {message}");
+    }
+    fn end(&self) {}
+    fn note(&self, _text: &str) {}
+    fn stop_requested(&self) -> bool {
+        self.done.load(SeqCst) >= self.at
+    }
+}
+
+fn evaluated(
+    config: &RunConfig,
+    policy: &Policy,
+    batch: usize,
+    stop_at: u64,
+) -> anyhow::Result<(u64, Vec<SampleLine>)> {
+    let of = |i: usize| generate(1, Split::Eval, i % FAMILIES.len(), i).example;
+    let items: Vec<Example> = (0..7).map(of).collect();
+    let settings = EvalSettings { batch, samples: 3, ..config.eval.clone() };
+    let progress = StopAt { done: AtomicU64::new(0), at: stop_at };
+    let mut done = 0;
+    let lines = evaluate(policy, &items, &settings, 1, &mut done, &progress)?;
+    assert_eq!((done, progress.done.load(SeqCst)), (21, 21));
+    Ok((done, lines))
+}
+
+#[test]
+fn an_evaluation_is_the_same_whatever_is_decoded_at_a_time_and_stops_when_asked() {
+    let (config, base) = setting();
+    let want = evaluated(&config, &base, 512, u64::MAX).unwrap();
+    let order: Vec<u32> = want.1.iter().map(|line| line.sample).collect();
+    assert_eq!(order, [0, 1, 2].repeat(7));
+    for (batch, policy) in [(1, base.clone()), (4, base.clone()), (512, limited(&base, 512, 6))] {
+        assert_eq!(evaluated(&config, &policy, batch, u64::MAX).unwrap(), want, "batch {batch}");
+    }
+    let stopped = evaluated(&config, &base, 4, 6);
+    assert!(stopped.unwrap_err().is::<Interrupted>());
 }

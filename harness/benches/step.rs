@@ -43,7 +43,7 @@ pub fn step(c: &mut Criterion) {
     bench.bench_function("update", |b| {
         b.iter(|| {
             let forward = policy.model.forward(&trees).expect("forward");
-            let mut grads = Grads::new(policy.model.params().len());
+            let mut grads = Grads::new(policy.model.params());
             policy.model.backward(&forward, &derivative, &mut grads).expect("backward");
             optimizer.step(policy.model.params_mut(), &grads).expect("step")
         })

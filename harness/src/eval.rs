@@ -1,15 +1,20 @@
 //! Evaluation: k completions per item, graded, one line each. It does not know which benchmark it runs.
+//!
+//! All items of a benchmark go to the decoder as one list: whenever a completion ends, the next one takes its place.
 
-use crate::progress::{Interrupted, Progress};
+use crate::progress::Progress;
 use crate::rng::{Purpose, stream};
-use crate::rollout::Policy;
-use crate::settings::EvalSettings;
+use crate::rollout::{Policy, SampleRules};
+use crate::settings::{DecodeLimits, EvalSettings};
 use crate::types::{Example, SampleLine};
 use anyhow::{Result, ensure};
 
 /// Evaluates items, in order; `seed` is the run's, so that all arms of a study share the sampling noise.
 ///
-/// `done` completions were finished before (for the progress display); returns one line per completion.
+/// `done` completions were finished before (for the progress display); returns one line per completion, in order.
+///
+/// # Errors
+/// Those of [`Policy::sample_each`], among them [`crate::progress::Interrupted`].
 pub fn evaluate(
     policy: &Policy,
     examples: &[Example],
@@ -20,20 +25,31 @@ pub fn evaluate(
 ) -> Result<Vec<SampleLine>> {
     ensure!(settings.samples > 0, "eval.samples must be at least 1");
     let samples = settings.samples as usize;
-    let mut lines = Vec::with_capacity(examples.len() * samples);
-    for chunk in examples.chunks((settings.batch / samples).max(1)) {
-        if progress.stop_requested() {
-            return Err(Interrupted.into());
-        }
-        let groups = policy.sample(chunk.to_vec(), samples, &settings.sampling, |example, sample| {
-            let at = [(&example.benchmark).into(), (&example.id).into(), sample.into()];
-            stream(seed, Purpose::Evaluation, &at)
-        })?;
-        lines.extend(groups.iter().flat_map(|g| g.lines()));
-        *done += (chunk.len() * samples) as u64;
-        let right = lines.iter().filter(|l| l.outcome.reward() > 0.0).count();
-        let name = chunk.first().map_or("", |e| e.benchmark.as_str());
-        progress.advance(*done, &format!("{name} {:.1} %", 100.0 * right as f64 / lines.len() as f64));
-    }
-    Ok(lines)
+    let stop = || progress.stop_requested();
+    let rules = SampleRules {
+        limits: DecodeLimits { max_sequences: at_once(settings, policy.limits), ..policy.limits },
+        ..policy.rules(samples, &settings.sampling, &stop)
+    };
+    let at = |example: &Example, sample: usize| {
+        let at = [(&example.benchmark).into(), (&example.id).into(), sample.into()];
+        stream(seed, Purpose::Evaluation, &at)
+    };
+    let mut lines: Vec<Vec<SampleLine>> = vec![vec![]; examples.len()];
+    let (mut right, mut graded) = (0, 0);
+    policy.sample_each(examples, &rules, at, &mut |i, group| {
+        right += group.samples.iter().filter(|s| s.outcome.reward() > 0.0).count();
+        graded += samples;
+        *done += samples as u64;
+        let accuracy = 100.0 * right as f64 / graded as f64;
+        progress.advance(*done, &format!("{} {accuracy:.1} %", group.example.benchmark));
+        lines[i] = group.lines();
+        Ok(())
+    })?;
+    Ok(lines.into_iter().flatten().collect())
+}
+
+/// Sequences decoded at a time: the evaluation's batch, or the policy's limit where that is lower.
+fn at_once(settings: &EvalSettings, limits: DecodeLimits) -> usize {
+    let batch = settings.batch.max(1);
+    if limits.max_sequences == 0 { batch } else { batch.min(limits.max_sequences) }
 }

@@ -9,11 +9,11 @@ use crate::model::checkpoint::{
     self, CHAT_TEMPLATE, CHAT_TEMPLATE_JINJA, CONFIG, Files, GENERATION, PREPROCESSOR, PROCESSOR,
     SaveSettings, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS, WeightType,
 };
-use crate::model::{Completion, Model, Prompt, Tree};
+use crate::model::{Completion, Compute, DecodeClient, DecodeGroup, DecodeRules, Model, Prompt, Tree};
 use crate::perturb::corrupt;
 use crate::prompt::{ChatTemplate, Tokenizer, encode_prompt};
 use crate::rng::{Purpose, Stream, stream};
-use crate::settings::{Corruption, CorruptionScope, Sampling};
+use crate::settings::{Corruption, CorruptionScope, DecodeLimits, Sampling};
 use crate::types::{Example, Outcome, SampleLine};
 use anyhow::{Context, Result};
 use rayon::prelude::*;
@@ -60,6 +60,38 @@ pub struct Policy {
     pub model: Model,
     /// Its text side.
     pub renderer: Arc<Renderer>,
+    /// How much it decodes at the same time; no limits unless set.
+    pub limits: DecodeLimits,
+}
+
+/// How completions are sampled.
+#[derive(Clone, Copy)]
+pub struct SampleRules<'a> {
+    /// Completions per question.
+    pub samples: usize,
+    /// How tokens are drawn.
+    pub sampling: &'a Sampling,
+    /// How much is decoded at the same time.
+    pub limits: DecodeLimits,
+    /// Asked before every decoding step; `true` ends the work with [`crate::progress::Interrupted`].
+    pub stop: &'a dyn Fn() -> bool,
+}
+
+/// Questions as the model's decoder asks for them.
+struct Questions<'a> {
+    renderer: &'a Renderer,
+    examples: &'a [Example],
+    finished: &'a mut dyn FnMut(usize, Prompt, Vec<Completion>) -> Result<()>,
+}
+
+impl DecodeClient for Questions<'_> {
+    fn prompts(&mut self, groups: &[usize]) -> Result<Vec<Prompt>> {
+        groups.par_iter().map(|&group| self.renderer.prompt(&self.examples[group])).collect()
+    }
+
+    fn finished(&mut self, group: usize, prompt: Prompt, completions: Vec<Completion>) -> Result<()> {
+        (self.finished)(group, prompt, completions)
+    }
 }
 
 /// One completion with its verdict.
@@ -240,9 +272,29 @@ impl Policy {
     /// # Errors
     /// Those of [`checkpoint::open`], and files of the text side that are missing or unusable.
     pub fn open(dir: &Path, instruction: &str, area: Option<AreaRule>) -> Result<Self> {
+        Self::open_on(dir, instruction, area, &Compute::cpu())
+    }
+
+    /// As [`Policy::open`], with the model in the numbers and on the device of `compute`.
+    ///
+    /// # Errors
+    /// Those of [`Policy::open`], and a device without room.
+    pub fn open_on(dir: &Path, instruction: &str, area: Option<AreaRule>, compute: &Compute) -> Result<Self> {
         let renderer = || Renderer::from_files(checkpoint::read_companions(dir)?, instruction, area);
         let renderer = renderer().with_context(|| format!("checkpoint {}", dir.display()))?;
-        Ok(Self { model: checkpoint::open(dir)?, renderer: Arc::new(renderer) })
+        Ok(Self {
+            model: checkpoint::open_on(dir, compute)?,
+            renderer: Arc::new(renderer),
+            limits: compute.limits(),
+        })
+    }
+
+    /// The same policy with its model in the numbers and on the device of `compute`, and its limits.
+    ///
+    /// # Errors
+    /// A device without room.
+    pub fn on(self, compute: &Compute) -> Result<Self> {
+        Ok(Self { model: self.model.on(compute)?, limits: compute.limits(), ..self })
     }
 
     /// Writes a checkpoint directory in the hub's original layout, which transformers opens as well: the files this
@@ -262,7 +314,8 @@ impl Policy {
         };
         let config = std::str::from_utf8(file(CONFIG)?).context("config.json is not UTF-8")?;
         let model = Model::from_bytes(config, file(WEIGHTS)?)?;
-        Ok(Self { model, renderer: Arc::new(Renderer::from_files(files, instruction, area)?) })
+        let renderer = Arc::new(Renderer::from_files(files, instruction, area)?);
+        Ok(Self { model, renderer, limits: DecodeLimits::default() })
     }
 
     /// The files of a checkpoint with the model's present weights, in f32 and in one file.
@@ -290,30 +343,103 @@ impl Policy {
         sampling: &Sampling,
         at: impl Fn(&Example, usize) -> Stream,
     ) -> Result<Vec<Group>> {
-        let renderer = &self.renderer;
-        let prompts: Vec<Prompt> = examples.par_iter().map(|e| renderer.prompt(e)).collect::<Result<_>>()?;
-        let streams = examples.iter().map(|e| (0..n).map(|s| at(e, s)).collect()).collect();
-        let refs: Vec<&Prompt> = prompts.iter().collect();
-        let done = self.model.generate(&refs, streams, sampling, &renderer.end, &renderer.forbidden)?;
+        self.sample_all(examples, &self.rules(n, sampling, &|| false), at)
+    }
+
+    /// The rules of sampling under this policy's own limits.
+    pub fn rules<'a>(
+        &self,
+        samples: usize,
+        sampling: &'a Sampling,
+        stop: &'a dyn Fn() -> bool,
+    ) -> SampleRules<'a> {
+        SampleRules { samples, sampling, limits: self.limits, stop }
+    }
+
+    /// Samples completions of questions and grades them, in the order of the questions; `at(item, sample)` gives the
+    /// random stream of each.
+    ///
+    /// # Errors
+    /// Those of [`Model::decode`] and [`Renderer::prompt`].
+    pub fn sample_all(
+        &self,
+        examples: Vec<Example>,
+        rules: &SampleRules<'_>,
+        at: impl Fn(&Example, usize) -> Stream,
+    ) -> Result<Vec<Group>> {
+        let mut done: Vec<Option<(Prompt, Vec<Completion>)>> = examples.iter().map(|_| None).collect();
+        self.decode(&examples, rules, at, &mut |i, prompt, completions| {
+            done[i] = Some((prompt, completions));
+            Ok(())
+        })?;
         examples
             .into_par_iter()
-            .zip(prompts)
             .zip(done)
-            .map(|((example, prompt), completions)| {
-                let samples = completions
-                    .into_iter()
-                    .map(|completion| {
-                        let graded = grade_response(
-                            &renderer.text(&completion.ids)?,
-                            &example.answer,
-                            completion.stop,
-                        );
-                        Ok(Sample { completion, outcome: graded.outcome, extracted: graded.extracted })
-                    })
-                    .collect::<Result<_>>()?;
-                Ok(Group { example, prompt, samples })
+            .map(|(example, done)| {
+                let (prompt, completions) =
+                    done.with_context(|| format!("no completion of {} was asked for", named(&example)))?;
+                self.graded(example, prompt, completions)
             })
             .collect()
+    }
+
+    /// As [`Policy::sample_all`], for lists of any length: each question's group is handed over, with the question's
+    /// index, as soon as its last completion has ended, in any order.
+    ///
+    /// # Errors
+    /// Those of [`Policy::sample_all`] and of `each`.
+    pub fn sample_each(
+        &self,
+        examples: &[Example],
+        rules: &SampleRules<'_>,
+        at: impl Fn(&Example, usize) -> Stream,
+        each: &mut dyn FnMut(usize, Group) -> Result<()>,
+    ) -> Result<()> {
+        self.decode(examples, rules, at, &mut |i, prompt, completions| {
+            each(i, self.graded(examples[i].clone(), prompt, completions)?)
+        })
+    }
+
+    fn decode(
+        &self,
+        examples: &[Example],
+        rules: &SampleRules<'_>,
+        at: impl Fn(&Example, usize) -> Stream,
+        finished: &mut dyn FnMut(usize, Prompt, Vec<Completion>) -> Result<()>,
+    ) -> Result<()> {
+        let renderer = self.renderer.as_ref();
+        let lengths: Vec<usize> =
+            examples.par_iter().map(|e| Ok(renderer.prompt_size(e)?.tokens)).collect::<Result<_>>()?;
+        let groups = examples
+            .iter()
+            .zip(lengths)
+            .map(|(example, prompt_tokens)| DecodeGroup {
+                prompt_tokens,
+                streams: (0..rules.samples).map(|sample| at(example, sample)).collect(),
+            })
+            .collect();
+        let rules = DecodeRules {
+            sampling: rules.sampling,
+            end: &renderer.end,
+            forbidden: &renderer.forbidden,
+            limits: rules.limits,
+            stop: rules.stop,
+        };
+        self.model.decode(groups, &rules, &mut Questions { renderer, examples, finished })?;
+        Ok(())
+    }
+
+    /// A question with its completions and their verdicts.
+    fn graded(&self, example: Example, prompt: Prompt, completions: Vec<Completion>) -> Result<Group> {
+        let samples = completions
+            .into_par_iter()
+            .map(|completion| {
+                let text = self.renderer.text(&completion.ids)?;
+                let graded = grade_response(&text, &example.answer, completion.stop);
+                Ok(Sample { completion, outcome: graded.outcome, extracted: graded.extracted })
+            })
+            .collect::<Result<_>>()?;
+        Ok(Group { example, prompt, samples })
     }
 
     /// Prompts of a group's responses under corrupted pictures: one per response, or one for all of them.

@@ -67,6 +67,15 @@ pub struct Sampling {
     pub max_new_tokens: usize,
 }
 
+/// How much is decoded at the same time: changes memory and speed, never a draw.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DecodeLimits {
+    /// Tokens whose keys and values are kept, prompts counted once per group; 0 is as many as all sequences need.
+    pub kv_tokens: usize,
+    /// Sequences decoded at the same time; 0 is all of them.
+    pub max_sequences: usize,
+}
+
 /// Where the log-probabilities of the sampling policy come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -9,9 +9,12 @@
 use crate::cost::flops::{self, Sequences, Vision};
 use crate::image::Patches;
 use crate::model::checkpoint::PictureMarks;
-use crate::model::{AdamW, Grads, Model, Prompt, Tree};
+use crate::model::machine::wait_for;
+use crate::model::{AdamW, DecodeRules, Grads, Model, Prompt, Tree};
 use crate::rng::{At, Purpose, Stream, stream};
-use crate::settings::{CorruptionScope, ModelSettings, OptimizerSettings, PixelRange, Sampling};
+use crate::settings::{
+    CorruptionScope, DecodeLimits, ModelSettings, OptimizerSettings, PixelRange, Sampling,
+};
 use anyhow::{Context, Result, ensure};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -144,6 +147,7 @@ pub struct Bench {
     model: Model,
     optimizer: AdamW,
     sampling: Sampling,
+    limits: DecodeLimits,
     /// Never sampled, so that pictures stay where they are and responses have the asked length.
     forbidden: Vec<u32>,
     /// Text tokens are drawn below this id.
@@ -154,11 +158,11 @@ pub struct Bench {
 }
 
 impl Bench {
-    /// Draws prompts, pictures and derivatives.
+    /// Draws prompts, pictures and derivatives. Rollouts keep to the limits.
     ///
     /// # Errors
     /// On sizes that are zero, an odd grid, and a model with other patches than the published ones.
-    pub fn new(model: Model, marks: &PictureMarks, shape: Shape) -> Result<Self> {
+    pub fn new(model: Model, marks: &PictureMarks, shape: Shape, limits: DecodeLimits) -> Result<Self> {
         shape.check()?;
         let config = model.config();
         ensure!(
@@ -175,6 +179,7 @@ impl Bench {
         let max_new_tokens = shape.response_tokens;
         let mut bench = Self {
             sampling: Sampling { temperature: 1.0, top_p: 1.0, top_k: 0, max_new_tokens },
+            limits,
             shape,
             model,
             optimizer,
@@ -256,24 +261,30 @@ impl Bench {
 
     /// Seconds of one phase. A rollout replaces the responses.
     fn phase(&mut self, phase: Phase, round: usize, responses: &mut Vec<Vec<u32>>) -> Result<f64> {
-        let mut clock = Clock::default();
+        let mut seconds = 0.0;
         match phase {
-            Phase::Rollout => *responses = clock.time(|| self.rollout(round))?,
+            Phase::Rollout => *responses = timed(&mut seconds, &self.model, || self.rollout(round))?,
             Phase::Score => {
                 for micro in self.micro_batches() {
-                    clock.time(|| self.model.score(&self.trees(responses, micro)))?;
+                    let trees = self.trees(responses, micro);
+                    timed(&mut seconds, &self.model, || self.model.score(&trees))?;
                 }
             }
             Phase::Corrupt => {
                 for micro in self.micro_batches() {
                     let prompts = self.corrupted(micro.clone());
                     let trees = self.corrupted_trees(responses, &prompts, micro);
-                    clock.time(|| self.model.score(&trees))?;
+                    timed(&mut seconds, &self.model, || self.model.score(&trees))?;
                 }
             }
-            Phase::Update => clock.time(|| self.update(responses))?,
+            Phase::Update => {
+                let start = Instant::now();
+                self.update(responses)?;
+                wait_for(&self.model)?;
+                seconds = start.elapsed().as_secs_f64();
+            }
         }
-        Ok(clock.0)
+        Ok(seconds)
     }
 
     fn rollout(&self, round: usize) -> Result<Vec<Vec<u32>>> {
@@ -281,12 +292,19 @@ impl Bench {
         let at =
             |prompt: usize, sample: usize| draws("rollout", &[round.into(), prompt.into(), sample.into()]);
         let streams = (0..prompts.len()).map(|p| (0..self.shape.group).map(|s| at(p, s)).collect()).collect();
-        let groups = self.model.generate(&prompts, streams, &self.sampling, &[], &self.forbidden)?;
+        let rules = DecodeRules {
+            sampling: &self.sampling,
+            end: &[],
+            forbidden: &self.forbidden,
+            limits: self.limits,
+            stop: &|| false,
+        };
+        let (groups, _) = self.model.generate_within(&prompts, streams, &rules)?;
         Ok(groups.into_iter().flatten().map(|completion| completion.ids).collect())
     }
 
     fn update(&mut self, responses: &[Vec<u32>]) -> Result<()> {
-        let mut grads = Grads::new(self.model.params().len());
+        let mut grads = Grads::new(self.model.params());
         for micro in self.micro_batches() {
             let forward = self.model.forward(&self.trees(responses, micro.clone()))?;
             self.model.backward(&forward, &self.derivatives[micro], &mut grads)?;
@@ -407,15 +425,12 @@ fn corrupted(prompt: &Prompt, number: usize) -> Prompt {
     Prompt { ids: prompt.ids.clone(), pictures: prompt.pictures.iter().map(blacken).collect() }
 }
 
-/// Adds up the time of the parts that count.
-#[derive(Default)]
-struct Clock(f64);
-
-impl Clock {
-    fn time<T>(&mut self, work: impl FnOnce() -> Result<T>) -> Result<T> {
-        let start = Instant::now();
-        let done = work()?;
-        self.0 += start.elapsed().as_secs_f64();
-        Ok(done)
-    }
+/// Runs `work` and adds its seconds to `total`, the device's work included.
+fn timed<T>(total: &mut f64, model: &Model, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    wait_for(model)?;
+    let start = Instant::now();
+    let done = work()?;
+    wait_for(model)?;
+    *total += start.elapsed().as_secs_f64();
+    Ok(done)
 }

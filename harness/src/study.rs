@@ -22,11 +22,12 @@ pub use questions::{
 use crate::algo::Algorithm;
 use crate::config::{Scale, Setting, Study, Variant};
 use crate::eval::evaluate;
+use crate::model::Compute;
 use crate::model::checkpoint::SaveSettings;
 use crate::progress::Progress;
 use crate::report::{Arm, ArmState, PaperTables, Table, TableSpec};
 use crate::rollout::Policy;
-use crate::settings::{Device, EvalSettings};
+use crate::settings::EvalSettings;
 use crate::stats::ItemScore;
 use crate::store::{Cell, CellKey, Checkpoint, Store, write_files};
 use crate::train::{Figures, Recipe, Trainer, TrainingData};
@@ -222,7 +223,7 @@ fn find(store: &Store, key: &CellKey) -> Result<Option<crate::store::CellRecord>
 /// Stops before anything is downloaded or made.
 fn refuse_missing_device(configs: &[RunConfig]) -> Result<()> {
     for config in configs {
-        ensure!(config.compute.device == Device::Cpu, "{}", forecast::needs_gpu(configs));
+        Compute::open(&config.compute).with_context(|| forecast::needs_gpu(configs))?;
         budget::refuse(&budget::load(config, 1)?, budget::available(&config.compute), 0)?;
     }
     Ok(())

@@ -9,7 +9,7 @@ mod update;
 
 use crate::algo::{Algorithm, keep_group};
 use crate::model::AdamW;
-use crate::progress::{Interrupted, Progress};
+use crate::progress::Progress;
 use crate::rng::{Purpose, stream};
 use crate::rollout::{Group, Policy};
 use crate::settings::{OptimizerSettings, Sampling, TrainSettings};
@@ -133,7 +133,7 @@ impl<'a> Trainer<'a> {
     /// One step: fills a rollout batch, updates the policy, returns the step's figures.
     ///
     /// # Errors
-    /// [`Interrupted`] if the user asked to stop before the batch was full: the step is then not begun.
+    /// [`crate::progress::Interrupted`] if the user asked to stop before the batch was full: the step is then not begun.
     pub fn run_step(&mut self, progress: &dyn Progress) -> Result<Figures> {
         let mut figures = Figures::new();
         let (groups, drawn) = self.collect(&mut figures, progress)?;
@@ -148,21 +148,19 @@ impl<'a> Trainer<'a> {
             *self.recipe.train;
         let (mut kept, mut drawn, mut draws) = (vec![], self.position.drawn, 0);
         let mut all = Tally::default();
+        let stop = || progress.stop_requested();
         while kept.len() < prompts_per_step && (max_refills == 0 || draws < max_refills) {
-            if progress.stop_requested() {
-                return Err(Interrupted.into());
-            }
             let examples = self.questions(drawn..drawn + refill_prompts as u64)?;
             let step = self.position.step;
-            let groups =
-                self.policy.sample(examples, group_size, self.recipe.sampling, |example, sample| {
-                    // A question can come twice in a step where a new epoch begins; its place keeps the draws apart.
-                    stream(
-                        self.recipe.seed,
-                        Purpose::Rollout,
-                        &[step.into(), draws.into(), (&example.id).into(), sample.into()],
-                    )
-                })?;
+            let rules = self.policy.rules(group_size, self.recipe.sampling, &stop);
+            let groups = self.policy.sample_all(examples, &rules, |example, sample| {
+                // A question can come twice in a step where a new epoch begins; its place keeps the draws apart.
+                stream(
+                    self.recipe.seed,
+                    Purpose::Rollout,
+                    &[step.into(), draws.into(), (&example.id).into(), sample.into()],
+                )
+            })?;
             drawn += refill_prompts as u64;
             draws += 1;
             all.add(&groups);

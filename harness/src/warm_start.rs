@@ -113,7 +113,7 @@ impl Apprentice {
         let tokens: usize = batch.iter().map(|(_, ids)| ids.len()).sum();
         let dlogp: Vec<Vec<f64>> =
             batch.iter().map(|(_, ids)| vec![-1.0 / tokens as f64; ids.len()]).collect();
-        let mut grads = Grads::new(self.model.params().len());
+        let mut grads = Grads::new(self.model.params());
         self.model.backward(&forward, &dlogp, &mut grads)?;
         self.optimizer.set_learning_rate(learning_rate(lessons.settings, step));
         self.optimizer.step(self.model.params_mut(), &grads)?;

@@ -1,12 +1,13 @@
 //! `harness bench`: one training step on random tokens and pictures, timed.
 
 use crate::cost::units::{bytes, operations, thousands};
+use crate::model::Compute;
 use crate::model::checkpoint::{PictureMarks, open_or_fill};
-use crate::model::machine::{ensure_supported, measured_peak};
-use crate::settings::{ComputeSettings, CorruptionScope, Device, Dtype};
+use crate::model::machine::measured_peak;
+use crate::settings::{Attention, ComputeSettings, CorruptionScope, Device, Dtype, OptimizerState};
 use crate::speed::{Bench, Phase, Shape, Timings};
 use crate::store::{Provenance, peak_resident_bytes};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -56,6 +57,18 @@ pub(super) struct BenchArgs {
     /// Compute each layer again in the backward pass instead of keeping its activations
     #[arg(long)]
     recompute: bool,
+    /// Type in which gradients are summed over micro-batches
+    #[arg(long, value_enum, default_value_t = Type::F32)]
+    gradient_dtype: Type,
+    /// State of AdamW (f32 with --dtype f32, bf16-kahan with bf16)
+    #[arg(long, value_enum)]
+    optimizer_state: Option<State>,
+    /// Implementation of attention
+    #[arg(long, value_enum, default_value_t = Kernel::Own)]
+    attention: Kernel,
+    /// Most sequences that are sampled at the same time (0: all)
+    #[arg(long, default_value_t = 0)]
+    max_sequences: usize,
     /// Rounds that count
     #[arg(long, default_value_t = 3)]
     repeats: usize,
@@ -88,6 +101,27 @@ enum Type {
     Bf16,
 }
 
+impl Type {
+    fn dtype(self) -> Dtype {
+        match self {
+            Type::F32 => Dtype::F32,
+            Type::Bf16 => Dtype::Bf16,
+        }
+    }
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum State {
+    F32,
+    Bf16Kahan,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Kernel {
+    Own,
+    Flash,
+}
+
 fn grid(text: &str) -> std::result::Result<[usize; 2], String> {
     let sides: Option<Vec<usize>> = text.split('x').map(|side| side.parse().ok()).collect();
     match sides.as_deref() {
@@ -118,34 +152,59 @@ impl BenchArgs {
         }
     }
 
-    fn compute(&self) -> ComputeSettings {
+    fn compute(&self) -> Result<ComputeSettings> {
         let device = match self.device {
             On::Cpu => Device::Cpu,
             On::Cuda => Device::Cuda,
         };
-        let dtype = match self.dtype {
-            Type::F32 => Dtype::F32,
-            Type::Bf16 => Dtype::Bf16,
+        let dtype = self.dtype.dtype();
+        let optimizer_state = match (self.optimizer_state, dtype) {
+            (Some(State::F32), _) | (None, Dtype::F32) => OptimizerState::F32,
+            (Some(State::Bf16Kahan), _) | (None, Dtype::Bf16) => OptimizerState::Bf16Kahan,
         };
-        ComputeSettings { device, dtype, recompute: self.recompute, ..ComputeSettings::CPU }
+        let attention = match self.attention {
+            Kernel::Own => Attention::Own,
+            Kernel::Flash => Attention::Flash,
+        };
+        let compute = ComputeSettings {
+            device,
+            dtype,
+            gradient_dtype: self.gradient_dtype.dtype(),
+            optimizer_state,
+            recompute: self.recompute,
+            attention,
+            kv_tokens: 0,
+            max_sequences: self.max_sequences,
+        };
+        let f32_only = ComputeSettings {
+            recompute: compute.recompute,
+            max_sequences: compute.max_sequences,
+            ..ComputeSettings::CPU
+        };
+        ensure!(
+            device == Device::Cuda || compute == f32_only,
+            "the processor computes in f32 only and with attention of its own: bf16 and flash need --device cuda"
+        );
+        Ok(compute)
     }
 }
 
 pub(super) fn bench(args: &BenchArgs) -> Result<()> {
-    let compute = args.compute();
-    ensure_supported(&compute)?;
-    let (model, own_weights) = open_or_fill(&args.model, WEIGHT_SEED).context("--model")?;
-    let mut bench = Bench::new(model, &PictureMarks::open(&args.model)?, args.shape())?;
-    let peak = Peak::new(args.peak_tflops)?;
+    let settings = args.compute()?;
+    let compute = Compute::open(&settings)?;
+    let peak = Peak::new(args.peak_tflops, settings.device)?;
+    let (model, own_weights) = open_or_fill(&args.model, WEIGHT_SEED, &compute).context("--model")?;
+    let marks = PictureMarks::open(&args.model)?;
+    let mut bench = Bench::new(model, &marks, args.shape(), compute.limits())?;
     let timings = bench.run(args.repeats, |round, phase, seconds| {
         let name = if round == 0 { "warm-up".to_owned() } else { format!("round {round}") };
         eprintln!("{name}: {} {seconds:.4} s", phase.name());
     })?;
     let done = Done {
-        compute,
+        compute: settings,
         own_weights,
         flops: bench.flops()?,
-        peak_bytes: peak_bytes(compute.device),
+        peak_bytes: peak_bytes(settings.device),
         bench,
         timings,
         peak,
@@ -187,11 +246,16 @@ struct Peak {
 }
 
 impl Peak {
-    fn new(stated_tflops: Option<f64>) -> Result<Self> {
+    fn new(stated_tflops: Option<f64>, device: Device) -> Result<Self> {
         match stated_tflops {
             Some(tflops) => {
                 ensure!(tflops > 0.0 && tflops.is_finite(), "--peak-tflops {tflops}: give a positive number");
                 Ok(Self { flops: tflops * 1e12, source: "--peak-tflops" })
+            }
+            None if device == Device::Cuda => {
+                bail!(
+                    "the peak of the card is not known: give --peak-tflops (989 for bf16 on an H100 or H200)"
+                )
             }
             None => Ok(Self {
                 flops: measured_peak()?,
@@ -338,6 +402,7 @@ impl Done {
                 CorruptionScope::Group => "group",
             },
             "recompute": self.compute.recompute,
+            "compute": self.compute,
             "weights": if self.own_weights { "checkpoint" } else { "random" },
             "flops": by_phase(&|phase| json!(self.flops[&phase])),
             "mfu": mfu,

@@ -25,9 +25,26 @@ fn plan(args: &StudyArgs) -> Result<Plan> {
     let variants: Vec<String> =
         all.filter(|n| args.variants.is_empty() || args.variants.contains(n)).collect();
     let seeds = if args.seeds.is_empty() { study.seeds.clone() } else { args.seeds.clone() };
-    let overrides = settings(args.protocol, &args.overrides)?;
+    let mut overrides = device_settings(args.device.as_deref())?;
+    overrides.extend(settings(args.protocol, &args.overrides)?);
     let (out, sources) = (args.out.clone(), args.sources.sources()?);
     Ok(Plan { scale, study, variants, seeds, overrides, out, sources })
+}
+
+/// What a device asks for: the processor computes in f32; a card in whatever the scale states.
+pub(super) fn device_settings(device: Option<&str>) -> Result<Vec<Setting>> {
+    let settings: &[&str] = match device {
+        None => &[],
+        Some("cuda") => &["compute.device=cuda"],
+        Some(_) => &[
+            "compute.device=cpu",
+            "compute.dtype=f32",
+            "compute.gradient_dtype=f32",
+            "compute.optimizer_state=f32",
+            "compute.attention=own",
+        ],
+    };
+    settings.iter().map(|setting| setting.parse()).collect()
 }
 
 /// Those of the protocol, then those of `--set`.

@@ -83,6 +83,9 @@ struct StudyArgs {
     /// Change a setting, such as train.steps=40; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
     overrides: Vec<String>,
+    /// Where the model runs: cpu or cuda (the scale's by default)
+    #[arg(long, value_parser = ["cpu", "cuda"])]
+    device: Option<String>,
     /// Folder for runs/ and results/
     #[arg(long, default_value = ".")]
     out: PathBuf,
@@ -160,6 +163,9 @@ struct OwnArgs {
     /// What becomes of transparency: drop (as the paper's code) or white
     #[arg(long, value_parser = alpha)]
     alpha: Option<Alpha>,
+    /// Where the model runs: cpu or cuda (cpu in f32 by default)
+    #[arg(long, value_parser = ["cpu", "cuda"])]
+    device: Option<String>,
     /// Folder for runs/
     #[arg(long, default_value = ".")]
     out: PathBuf,

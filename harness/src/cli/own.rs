@@ -1,12 +1,13 @@
 //! Runs on the user's own models and questions: `train`, `eval`.
 
-use super::commands::{COLUMNS, settings};
+use super::commands::{COLUMNS, device_settings, settings};
 use super::display::Display;
 use super::{EvalArgs, OwnArgs, TrainArgs};
 use crate::bench::manifest::Role;
 use crate::bench::{Manifest, jsonl};
 use crate::config::{Scale, Setting, Study};
 use crate::image::AreaRule;
+use crate::model::Compute;
 use crate::model::checkpoint::fingerprint;
 use crate::progress::Progress;
 use crate::report::{Arm, ArmState, Table, TableSpec};
@@ -84,7 +85,8 @@ impl Base {
 fn own_policy(dir: &Path, config: &RunConfig) -> Result<Policy> {
     let (min_pixels, max_pixels) = (config.model.min_pixels, config.model.max_pixels);
     let area = config.data.as_ref().map(|_| AreaRule { min_pixels, max_pixels });
-    let mut policy = Policy::open(dir, &config.instruction, area).context("--model")?;
+    let compute = Compute::open(&config.compute)?;
+    let mut policy = Policy::open_on(dir, &config.instruction, area, &compute).context("--model")?;
     if let Some(data) = &config.data {
         policy.set_alpha(data.alpha);
     }
@@ -102,8 +104,6 @@ fn recorded(config: &RunConfig, policy: &Policy, own_model: bool) -> Result<Valu
             settings.remove(key);
         }
         settings.insert("sizes".into(), policy.model.config().to_value());
-        settings.insert("device".into(), json!("cpu"));
-        settings.insert("dtype".into(), json!("f32"));
     }
     Ok(value)
 }
@@ -138,7 +138,9 @@ fn own_limit(args: &EvalArgs) -> usize {
 fn config(args: &OwnArgs, variant: &str, hub: bool, more: &[Setting]) -> Result<RunConfig> {
     let name = args.scale.as_deref().unwrap_or(if hub { "7b" } else { "tiny" });
     let (scale, study) = (Scale::load(name)?, Study::load("main")?);
-    RunConfig::resolve(&scale, &study, variant, args.seed, more)
+    let mut all = device_settings(Some(args.device.as_deref().unwrap_or("cpu")))?;
+    all.extend_from_slice(more);
+    RunConfig::resolve(&scale, &study, variant, args.seed, &all)
 }
 
 pub(super) fn train(args: &TrainArgs) -> Result<()> {

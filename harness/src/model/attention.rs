@@ -60,7 +60,8 @@ pub(crate) struct Heads {
 }
 
 impl Heads {
-    fn scale(self) -> f32 {
+    /// Factor of the scores before the softmax.
+    pub fn scale(self) -> f32 {
         1.0 / (self.size as f32).sqrt()
     }
 }

@@ -14,10 +14,11 @@ mod names;
 mod save;
 mod shard;
 
+use super::compute::Compute;
 use super::config::VlConfig;
 use super::kernels::{tensor, view};
 use super::network::Model;
-use super::optimizer::AdamW;
+use super::optimizer::{AdamW, State};
 use super::params::Source;
 use crate::rng::{Purpose, stream};
 use crate::settings::{ModelSettings, OptimizerSettings};
@@ -134,9 +135,17 @@ pub fn fingerprint(dir: &Path) -> Result<String> {
 /// Names the directory, the file and the tensor: a configuration that is not supported; a missing, surplus,
 /// misshapen or repeated tensor; a truncated file; an index that does not fit its shards.
 pub fn open(dir: &Path) -> Result<Model> {
+    open_on(dir, &Compute::cpu())
+}
+
+/// As [`open`], each tensor put in the type and on the device of `compute` as soon as it is read.
+///
+/// # Errors
+/// Those of [`open`], and a device without room.
+pub fn open_on(dir: &Path, compute: &Compute) -> Result<Model> {
     let path = dir.join(CONFIG);
     let config = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let read = || Model::read(VlConfig::parse(&config)?, Catalogue::open(dir)?);
+    let read = || Model::read(VlConfig::parse(&config)?, Catalogue::open(dir)?, compute);
     read().with_context(|| format!("checkpoint {}", dir.display()))
 }
 
@@ -186,39 +195,55 @@ impl Source for Initial {
     }
 }
 
+/// Tensors of a model that exists.
+struct Held(BTreeMap<String, Tensor>);
+
+impl Source for Held {
+    fn take(&mut self, name: &str, _: &[usize]) -> Result<Tensor> {
+        self.0.remove(name).with_context(|| format!("the model has no tensor {name:?}"))
+    }
+}
+
 impl Model {
     /// A model with random weights that depend on the seed and the tensors' names alone.
     pub fn random(settings: &ModelSettings, vocab_size: usize, image_token: u32, seed: u64) -> Result<Self> {
         let config = VlConfig::from_settings(settings, vocab_size, image_token)?;
-        Self::build(config, &mut Initial { seed, layers: settings.layers })
+        Self::build(config, &mut Initial { seed, layers: settings.layers }, &Compute::cpu())
     }
 
     /// A model from the text of `config.json` and the bytes of `model.safetensors`. Weights of any float type
     /// become f32.
     pub fn from_bytes(config: &str, weights: &[u8]) -> Result<Self> {
-        Self::read(VlConfig::parse(config)?, Catalogue::in_memory(weights)?)
+        Self::read(VlConfig::parse(config)?, Catalogue::in_memory(weights)?, &Compute::cpu())
     }
 
-    fn read(config: VlConfig, mut catalogue: Catalogue<'_>) -> Result<Self> {
+    fn read(config: VlConfig, mut catalogue: Catalogue<'_>, compute: &Compute) -> Result<Self> {
         let mut inventory = Inventory::new();
-        Self::build(config.clone(), &mut inventory)?;
+        Self::build(config.clone(), &mut inventory, &Compute::cpu())?;
         let tied = config.tie_word_embeddings;
         catalogue.check(&inventory, tied)?;
-        let model = Self::build(config, &mut catalogue)?;
+        let model = Self::build(config, &mut catalogue, compute)?;
         if tied {
             catalogue.check_tied_head(model.head())?;
         }
         Ok(model)
     }
 
-    /// The bytes of `model.safetensors` (f32).
+    /// The same model in the numbers and on the device of `compute`.
+    pub fn on(&self, compute: &Compute) -> Result<Self> {
+        let tensors = self.params.iter().map(|(name, t)| (name.to_owned(), t.clone()));
+        Self::build(self.config.clone(), &mut Held(tensors.collect()), compute)
+    }
+
+    /// The bytes of `model.safetensors`, in the type that the weights have.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
         write_tensors(self.params.iter().map(|(name, t)| (name.to_owned(), t.clone())))
     }
 
     /// Replaces all parameters by those in the bytes of a `model.safetensors` of the same configuration.
     pub fn replace_weights(&mut self, weights: &[u8]) -> Result<()> {
-        *self = Self::read(self.config.clone(), Catalogue::in_memory(weights)?)?;
+        let compute = self.params.compute().clone();
+        *self = Self::read(self.config.clone(), Catalogue::in_memory(weights)?, &compute)?;
         Ok(())
     }
 }
@@ -226,8 +251,9 @@ impl Model {
 impl AdamW {
     /// Moments and update count as safetensors bytes.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
-        let moments = self.moments().iter().enumerate().flat_map(|(i, (m, v))| {
-            [(format!("{i:05}.first"), m.clone()), (format!("{i:05}.second"), v.clone())]
+        let states = self.states().iter().enumerate();
+        let moments = states.flat_map(|(i, state)| {
+            state.tensors().map(move |(name, t)| (format!("{i:05}.{name}"), t.clone()))
         });
         // Exact in two f32 halves of 24 bits.
         let updates = [self.updates() >> 24, self.updates() & 0xff_ffff].map(|x| x as f32).to_vec();
@@ -240,18 +266,20 @@ impl AdamW {
         let halves = loaded.take("updates", &[2])?;
         let halves = view(&halves)?;
         let updates = ((halves[0] as u64) << 24) | halves[1] as u64;
-        let moments = model
-            .params
-            .iter()
-            .enumerate()
-            .map(|(i, (_, t))| {
-                Ok((
-                    loaded.take(&format!("{i:05}.first"), t.dims())?,
-                    loaded.take(&format!("{i:05}.second"), t.dims())?,
-                ))
-            })
-            .collect::<Result<_>>()?;
-        Ok(Self::restore(settings, updates, moments))
+        let mut states = State::zeros(&model.params)?;
+        for (i, state) in states.iter_mut().enumerate() {
+            let mut read = |name: &str, t: &mut Tensor| -> Result<()> {
+                let value = loaded.take(&format!("{i:05}.{name}"), t.dims())?;
+                *t = value.to_dtype(t.dtype())?.to_device(t.device())?;
+                Ok(())
+            };
+            read("first", &mut state.first)?;
+            read("second", &mut state.second)?;
+            if let Some(lost) = &mut state.lost {
+                read("lost", lost)?;
+            }
+        }
+        Ok(Self::restore(settings, updates, states))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Log-probabilities over the vocabulary, row by row in chunks: the logits of a whole batch never exist.
 
 use super::attention::lane_sum;
-use super::kernels::{exp, tensor, view};
+use super::kernels::{exp, matmul_rows, tensor, view};
 use anyhow::Result;
 use candle_core::Tensor;
 use rayon::prelude::*;
@@ -40,23 +40,29 @@ pub(crate) fn map_rows<T: Send>(
     f: impl Fn(usize, &mut [f32]) -> T + Sync,
 ) -> Result<Vec<T>> {
     let (rows, vocab) = (hidden.dim(0)?, w.dim(0)?);
-    let wt = w.t()?;
     let mut out = Vec::with_capacity(rows);
     for start in (0..rows).step_by(CHUNK) {
         let len = CHUNK.min(rows - start);
-        let logits = hidden.narrow(0, start, len)?.contiguous()?.matmul(&wt)?;
-        let part: Vec<T> = view(&logits)?
-            .par_chunks(vocab)
-            .enumerate()
-            .map(|(i, logits)| {
-                let mut row = logits.to_vec();
-                log_softmax(&mut row);
-                f(start + i, &mut row)
-            })
-            .collect();
-        out.extend(part);
+        let logits = matmul_rows(&hidden.narrow(0, start, len)?.contiguous()?, w)?;
+        out.extend(map_logits(start, &view(&logits)?, vocab, &f));
     }
     Ok(out)
+}
+
+/// Maps rows of logits, of which the first has the index `start`.
+pub(crate) fn map_logits<T: Send>(
+    start: usize,
+    logits: &[f32],
+    vocab: usize,
+    f: impl Fn(usize, &mut [f32]) -> T + Sync,
+) -> Vec<T> {
+    let rows = logits.par_chunks(vocab).enumerate();
+    rows.map(|(i, logits)| {
+        let mut row = logits.to_vec();
+        log_softmax(&mut row);
+        f(start + i, &mut row)
+    })
+    .collect()
 }
 
 /// Visits the log-probability rows of two hidden (M, D) under one head w (V, D) side by side, in order, in parallel
@@ -68,24 +74,31 @@ pub(crate) fn map_row_pairs<T: Send>(
     f: impl Fn(usize, &[f32], &[f32]) -> T + Sync,
 ) -> Result<Vec<T>> {
     let (rows, vocab) = (left.dim(0)?, w.dim(0)?);
-    let wt = w.t()?;
+    let mut out = Vec::with_capacity(rows);
+    for start in (0..rows).step_by(CHUNK / 2) {
+        let len = (CHUNK / 2).min(rows - start);
+        let logits = |hidden: &Tensor| matmul_rows(&hidden.narrow(0, start, len)?.contiguous()?, w);
+        let (left, right) = (logits(left)?, logits(right)?);
+        out.extend(map_logit_pairs(start, &view(&left)?, &view(&right)?, vocab, &f));
+    }
+    Ok(out)
+}
+
+/// Maps pairs of rows of logits, of which the first has the index `start`.
+pub(crate) fn map_logit_pairs<T: Send>(
+    start: usize,
+    left: &[f32],
+    right: &[f32],
+    vocab: usize,
+    f: impl Fn(usize, &[f32], &[f32]) -> T + Sync,
+) -> Vec<T> {
     let log_probabilities = |logits: &[f32]| {
         let mut row = logits.to_vec();
         log_softmax(&mut row);
         row
     };
-    let mut out = Vec::with_capacity(rows);
-    for start in (0..rows).step_by(CHUNK / 2) {
-        let len = (CHUNK / 2).min(rows - start);
-        let logits = |hidden: &Tensor| hidden.narrow(0, start, len)?.contiguous()?.matmul(&wt);
-        let (left, right) = (logits(left)?, logits(right)?);
-        let (left, right) = (view(&left)?, view(&right)?);
-        let pairs = left.par_chunks(vocab).zip(right.par_chunks(vocab)).enumerate();
-        let part: Vec<T> =
-            pairs.map(|(i, (l, r))| f(start + i, &log_probabilities(l), &log_probabilities(r))).collect();
-        out.extend(part);
-    }
-    Ok(out)
+    let pairs = left.par_chunks(vocab).zip(right.par_chunks(vocab)).enumerate();
+    pairs.map(|(i, (l, r))| f(start + i, &log_probabilities(l), &log_probabilities(r))).collect()
 }
 
 /// Log-probability of each row's target and the entropy: hidden (M, D), w (V, D), targets (M).

@@ -6,8 +6,10 @@
 //! count nor the vector width of the machine can change a bit; exponentials are our own polynomial for the
 //! same reason.
 
+use super::ops::Rule;
+use super::optimizer::State;
 use anyhow::{Result, bail};
-use candle_core::{CpuStorage, DType, Device, InplaceOp2, Layout, Storage, StorageRef, Tensor};
+use candle_core::{CpuStorage, DType, Device, InplaceOp2, InplaceOp3, Layout, Storage, StorageRef, Tensor};
 use rayon::prelude::*;
 use std::ops::Deref;
 
@@ -137,11 +139,97 @@ pub(crate) fn add_assign(dst: &Tensor, src: &Tensor) -> Result<()> {
 
 /// `x w^T + b`: x (N, I), w (O, I), b (O) -> (N, O).
 pub(crate) fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
-    let y = x.matmul(&w.t()?)?;
+    let y = matmul_rows(x, w)?;
     if let Some(b) = b {
         y.inplace_op2(b, &AddInPlace { row: true })?;
     }
     Ok(y)
+}
+
+/// Gradient of a linear map's input: dy (N, O), w (O, I) -> (N, I).
+pub(crate) fn linear_backward_input(dy: &Tensor, w: &Tensor) -> Result<Tensor> {
+    Ok(dy.matmul(w)?)
+}
+
+/// Adds the gradient of a linear map's weight: `sum (O, I) += dy^T x`, dy (N, O), x (N, I).
+pub(crate) fn linear_backward_weight(dy: &Tensor, x: &Tensor, sum: &Tensor) -> Result<()> {
+    add_assign(sum, &dy.t()?.matmul(x)?)
+}
+
+/// One step of an update of AdamW over a tensor, elementwise and in place.
+enum UpdatePart<'a> {
+    First(&'a Rule),
+    Second(&'a Rule),
+    Weight(&'a Rule),
+}
+
+impl UpdatePart<'_> {
+    fn run(&self, dst: &mut [f32], a: &[f32], b: &[f32]) {
+        let all = dst.par_iter_mut().zip(a.par_iter().zip(b)).with_min_len(4096);
+        match *self {
+            UpdatePart::First(r) => all.for_each(|(m, (g, _))| *m += (1.0 - r.beta1) * (g * r.scale - *m)),
+            UpdatePart::Second(r) => all.for_each(|(v, (g, _))| {
+                let g = g * r.scale;
+                *v += (1.0 - r.beta2) * (g * g - *v);
+            }),
+            UpdatePart::Weight(r) => all.for_each(|(x, (m, v))| {
+                *x = *x * r.keep - r.step * m / ((v * r.root).sqrt() + r.epsilon);
+            }),
+        }
+    }
+}
+
+impl InplaceOp3 for UpdatePart<'_> {
+    fn name(&self) -> &'static str {
+        "adamw"
+    }
+    fn cpu_fwd(
+        &self,
+        dst: &mut CpuStorage,
+        dst_layout: &Layout,
+        a: &CpuStorage,
+        a_layout: &Layout,
+        b: &CpuStorage,
+        b_layout: &Layout,
+    ) -> candle_core::Result<()> {
+        let places =
+            [dst_layout, a_layout, b_layout].map(|l| l.contiguous_offsets().map(|(from, to)| from..to));
+        let ([Some(pd), Some(pa), Some(pb)], CpuStorage::F32(dst), CpuStorage::F32(a), CpuStorage::F32(b)) =
+            (places, dst, a, b)
+        else {
+            candle_core::bail!("adamw needs contiguous f32 tensors")
+        };
+        self.run(&mut dst[pd], &a[pa], &b[pb]);
+        Ok(())
+    }
+}
+
+/// One update of AdamW, in place.
+pub(crate) fn adamw(x: &Tensor, gradient: &Tensor, state: &State, rule: &Rule) -> Result<()> {
+    let State { first, second, .. } = state;
+    first.inplace_op3(gradient, gradient, &UpdatePart::First(rule))?;
+    second.inplace_op3(gradient, gradient, &UpdatePart::Second(rule))?;
+    Ok(x.inplace_op3(first, second, &UpdatePart::Weight(rule))?)
+}
+
+/// Sum of squares in f64, in order.
+pub(crate) fn sum_squares(x: &Tensor) -> Result<f64> {
+    Ok(view(x)?.iter().map(|&g| f64::from(g) * f64::from(g)).sum())
+}
+
+/// `x w^T`: x (N, I), w (O, I) -> (N, O), each row the same, bit for bit, whatever the number of rows.
+///
+/// The gemm crate adds in another order where a result has one row or at most 256 numbers, and cuts long sums
+/// differently where both sides of the result are at most 64; few rows are therefore filled up with zeros.
+pub(crate) fn matmul_rows(x: &Tensor, w: &Tensor) -> Result<Tensor> {
+    let (rows, inner) = x.dims2()?;
+    let outer = w.dim(0)?;
+    let least = if outer <= 64 && inner > 512 { 65 } else { 2 }.max(256 / outer.max(1) + 1);
+    if rows >= least {
+        return Ok(x.matmul(&w.t()?)?);
+    }
+    let filled = x.pad_with_zeros(0, 0, least - rows)?.matmul(&w.t()?)?;
+    Ok(filled.narrow(0, 0, rows)?.contiguous()?)
 }
 
 /// Sum over rows: (N, D) -> (D), in blocks of fixed size.
@@ -308,20 +396,79 @@ pub(crate) fn gather_rows(x: &Tensor, rows: &[u32]) -> Result<Tensor> {
     tensor(y, &[rows.len(), d])
 }
 
-/// Backward of [`gather_rows`]: adds the rows of dy (M, D) into n rows, in order.
-pub(crate) fn scatter_rows(dy: &Tensor, rows: &[u32], n: usize) -> Result<Tensor> {
-    let d = dy.dim(1)?;
-    let gs = view(dy)?;
-    let mut dx = vec![0f32; n * d];
-    for (g, &row) in gs.chunks(d).zip(rows) {
-        axpy(&mut dx[row as usize * d..(row as usize + 1) * d], 1.0, g);
+/// Rows that are written into a tensor in place.
+struct IntoRows<'a> {
+    rows: &'a [u32],
+    /// They are added to what is there, or else replace it.
+    add: bool,
+}
+
+impl InplaceOp2 for IntoRows<'_> {
+    fn name(&self) -> &'static str {
+        "into_rows"
     }
-    tensor(dx, &[n, d])
+    fn cpu_fwd(
+        &self,
+        dst: &mut CpuStorage,
+        dst_layout: &Layout,
+        src: &CpuStorage,
+        src_layout: &Layout,
+    ) -> candle_core::Result<()> {
+        let (Some((d0, d1)), Some((s0, s1))) =
+            (dst_layout.contiguous_offsets(), src_layout.contiguous_offsets())
+        else {
+            candle_core::bail!("into_rows needs contiguous tensors")
+        };
+        let (CpuStorage::F32(dst), CpuStorage::F32(src)) = (dst, src) else {
+            candle_core::bail!("into_rows needs f32 tensors")
+        };
+        let (dst, src, d) = (&mut dst[d0..d1], &src[s0..s1], src_layout.dims()[1]);
+        for (src, &row) in src.chunks(d.max(1)).zip(self.rows) {
+            let Some(dst) = dst.get_mut(row as usize * d..(row as usize + 1) * d) else {
+                candle_core::bail!("row {row} is beyond the end of the tensor")
+            };
+            if self.add {
+                axpy(dst, 1.0, src);
+            } else {
+                dst.copy_from_slice(src);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Adds the rows of dy (M, d) to `rows` of sum (n, d), in place and in order: the backward of [`gather_rows`].
+pub(crate) fn scatter_rows_into(sum: &Tensor, dy: &Tensor, rows: &[u32]) -> Result<()> {
+    Ok(sum.inplace_op2(dy, &IntoRows { rows, add: true })?)
+}
+
+/// Writes y (M, d) over `rows` of x (N, d), in place.
+pub(crate) fn put_rows(x: &Tensor, y: &Tensor, rows: &[u32]) -> Result<()> {
+    Ok(x.inplace_op2(y, &IntoRows { rows, add: false })?)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_row_of_a_product_does_not_depend_on_the_rows_beside_it() {
+        let draw = |name: &str, n: usize, width: usize| {
+            let mut draws = crate::rng::stream(1, crate::rng::Purpose::World, &[name.into()]);
+            tensor((0..n * width).map(|_| draws.normal() as f32).collect(), &[n, width]).unwrap()
+        };
+        for (inner, outer) in
+            [(64, 64), (64, 32), (8, 3), (600, 3), (1176, 64), (1176, 20), (320, 128), (600, 300)]
+        {
+            let (x, w) = (draw("x", 300, inner), draw("w", outer, inner));
+            let all = linear(&x, &w, None).unwrap();
+            for rows in [1, 2, 3, 4, 7, 8, 9, 20, 63, 64, 65, 66, 85, 130, 299] {
+                let part = linear(&x.narrow(0, 1, rows).unwrap(), &w, None).unwrap();
+                let (all, part) = (view(&all).unwrap(), view(&part).unwrap());
+                assert_eq!(&all[outer..][..rows * outer], &part[..], "{inner} {outer}: {rows} rows");
+            }
+        }
+    }
 
     #[test]
     fn exp_is_accurate_over_the_whole_range() {

@@ -3,9 +3,10 @@
 //!
 //! The two differ in how queries, keys and values are projected (three matrices or one) and in biases.
 
-use super::attention::{AttentionSaved, Block, Heads, attention, attention_backward};
-use super::kernels::{
-    Rotary, add_assign, linear, rms_norm, rms_norm_backward, rotate, sum_rows, swiglu, swiglu_backward,
+use super::attention::Heads;
+use super::ops::{
+    Blocks, Normalisers, Rotary, add_assign, linear, linear_backward_input, rms_norm, rms_norm_backward,
+    sum_rows, swiglu, swiglu_backward,
 };
 use super::params::{Grads, Id, Params, Source};
 use anyhow::Result;
@@ -43,11 +44,11 @@ impl Linear {
 
     /// Adds the parameters' gradients and returns that of x.
     pub fn backward(self, p: &Params, x: &Tensor, dy: &Tensor, grads: &mut Grads) -> Result<Tensor> {
-        grads.add(self.w, dy.t()?.matmul(x)?)?;
+        grads.add_product(self.w, dy, x)?;
         if let Some(b) = self.b {
-            grads.add(b, sum_rows(dy)?)?;
+            grads.add(b, &sum_rows(dy)?)?;
         }
-        Ok(dy.matmul(p.get(self.w))?)
+        linear_backward_input(dy, p.get(self.w))
     }
 }
 
@@ -74,7 +75,7 @@ impl Norm {
     /// Adds the weight's gradient and returns that of x.
     pub fn backward(self, p: &Params, x: &Tensor, dy: &Tensor, grads: &mut Grads) -> Result<Tensor> {
         let (dx, dw) = rms_norm_backward(x, p.get(self.w), self.eps, dy)?;
-        grads.add(self.w, dw)?;
+        grads.add(self.w, &dw)?;
         Ok(dx)
     }
 }
@@ -116,12 +117,20 @@ pub(crate) struct Saved {
     k: Tensor,
     v: Tensor,
     attended: Tensor,
-    lse: Vec<f32>,
+    lse: Normalisers,
     middle: Tensor,
     normed2: Tensor,
     gate: Tensor,
     up: Tensor,
     product: Tensor,
+}
+
+/// What the forward pass of a layer keeps for its backward.
+pub(crate) enum Kept {
+    /// All activations.
+    All(Box<Saved>),
+    /// The input (N, D): the backward computes the layer again.
+    Input(Tensor),
 }
 
 impl Saved {
@@ -176,7 +185,7 @@ impl Layer {
                 (part(0, query)?, part(query, kv)?, part(query + kv, kv)?)
             }
         };
-        Ok((rotate(&q, rotary, 1.0)?, rotate(&k, rotary, 1.0)?, v))
+        Ok((rotary.rotate(&q, 1.0)?, rotary.rotate(&k, 1.0)?, v))
     }
 
     /// The first norm of rows (N, D).
@@ -201,11 +210,11 @@ impl Layer {
         p: &Params,
         x: &Tensor,
         rotary: &Rotary,
-        blocks: &[Block],
+        blocks: &Blocks,
     ) -> Result<(Tensor, Saved)> {
         let normed1 = self.norm1.forward(p, x)?;
         let (q, k, v) = self.project(p, &normed1, rotary)?;
-        let (attended, lse) = attention(&q, &k, &v, blocks, self.heads)?;
+        let (attended, lse) = blocks.attention(&q, &k, &v, self.heads)?;
         let middle = self.output.forward(p, &attended)?;
         add_assign(&middle, x)?;
         let normed2 = self.norm2.forward(p, &middle)?;
@@ -218,13 +227,45 @@ impl Layer {
         Ok((y, saved))
     }
 
+    /// As [`Layer::forward`], keeping all activations or, with `recompute`, only the input.
+    pub fn forward_kept(
+        &self,
+        p: &Params,
+        x: Tensor,
+        rotary: &Rotary,
+        blocks: &Blocks,
+        recompute: bool,
+    ) -> Result<(Tensor, Kept)> {
+        let (y, saved) = self.forward(p, &x, rotary, blocks)?;
+        Ok((y, if recompute { Kept::Input(x) } else { Kept::All(Box::new(saved)) }))
+    }
+
+    /// Backward of [`Layer::forward_kept`]: adds the parameters' gradients and returns that of x.
+    pub fn backward_kept(
+        &self,
+        p: &Params,
+        kept: &Kept,
+        rotary: &Rotary,
+        blocks: &Blocks,
+        dy: &Tensor,
+        grads: &mut Grads,
+    ) -> Result<Tensor> {
+        match kept {
+            Kept::All(saved) => self.backward(p, saved, rotary, blocks, dy, grads),
+            Kept::Input(x) => {
+                let (_, saved) = self.forward(p, x, rotary, blocks)?;
+                self.backward(p, &saved, rotary, blocks, dy, grads)
+            }
+        }
+    }
+
     /// Adds the parameters' gradients and returns that of x.
-    pub fn backward(
+    fn backward(
         &self,
         p: &Params,
         saved: &Saved,
         rotary: &Rotary,
-        blocks: &[Block],
+        blocks: &Blocks,
         dy: &Tensor,
         grads: &mut Grads,
     ) -> Result<Tensor> {
@@ -236,10 +277,9 @@ impl Layer {
         add_assign(&dmiddle, dy)?;
 
         let dattended = self.output.backward(p, &saved.attended, &dmiddle, grads)?;
-        let kept =
-            AttentionSaved { q: &saved.q, k: &saved.k, v: &saved.v, out: &saved.attended, lse: &saved.lse };
-        let (dq, dk, dv) = attention_backward(&kept, blocks, self.heads, &dattended)?;
-        let (dq, dk) = (rotate(&dq, rotary, -1.0)?, rotate(&dk, rotary, -1.0)?);
+        let kept = [&saved.q, &saved.k, &saved.v, &saved.attended];
+        let (dq, dk, dv) = blocks.attention_backward(kept, &saved.lse, self.heads, &dattended)?;
+        let (dq, dk) = (rotary.rotate(&dq, -1.0)?, rotary.rotate(&dk, -1.0)?);
         let dnormed1 = match &self.projection {
             Projection::Separate { q, k, v } => {
                 let dnormed = q.backward(p, &saved.normed1, &dq, grads)?;

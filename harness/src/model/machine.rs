@@ -1,8 +1,8 @@
-//! What this build can compute on, and how fast that multiplies matrices.
+//! How fast a device multiplies matrices, and when it is done.
 
 use super::kernels::tensor;
-use crate::settings::{ComputeSettings, Device, Dtype};
-use anyhow::{Result, ensure};
+use super::network::Model;
+use anyhow::Result;
 use std::time::Instant;
 
 /// Side of the square matrices whose product is timed.
@@ -10,18 +10,9 @@ const SIDE: usize = 1024;
 /// Products that are timed; the fastest counts.
 const PRODUCTS: usize = 8;
 
-/// Refuses what this build does not compute.
-///
-/// # Errors
-/// Names the way out.
-pub fn ensure_supported(compute: &ComputeSettings) -> Result<()> {
-    ensure!(
-        compute.device == Device::Cpu,
-        "this build has no CUDA: build with --features cuda, or compute on the processor"
-    );
-    ensure!(compute.dtype == Dtype::F32, "the processor computes in f32 only: bf16 needs CUDA");
-    ensure!(!compute.recompute, "layers are not computed again on the processor: leave recomputation off");
-    Ok(())
+/// Waits until the model's device has done everything that it was asked for. On the processor that is at once.
+pub fn wait_for(model: &Model) -> Result<()> {
+    Ok(model.params.get(model.embedding).device().synchronize()?)
 }
 
 /// Floating-point operations per second of the processor: the fastest of a few products of square f32 matrices, on as

@@ -5,25 +5,34 @@
 //! (`tests/model.rs`). It has no automatic differentiation: every part has its exact backward beside its forward.
 //!
 //! - [`network`]: the whole model over packed groups; the prompt of a group is computed once.
-//! - [`decode`]: sampling with a static cache. [`optimizer`]: AdamW. [`checkpoint`]: the hub's layout.
+//! - [`decode`]: sampling with a paged cache (`pages`, `schedule`). [`optimizer`]: AdamW. [`checkpoint`]: the hub's layout.
 //! - [`machine`]: what a build can compute on, and how fast it multiplies.
+//! - [`machine`]: how fast a device is and when it is done.
 //! - `layer`, `vision`, `attention`, `head`, `kernels`, `positions`: the parts.
 
 mod attention;
 pub mod checkpoint;
+mod compute;
 pub mod config;
 pub mod decode;
+#[cfg(feature = "gpu")]
+mod gpu;
 mod head;
 mod kernels;
 mod layer;
 pub mod machine;
 pub mod network;
+mod ops;
 pub mod optimizer;
+mod pages;
 pub mod params;
 mod positions;
+mod sampling;
+mod schedule;
 mod vision;
 
-pub use decode::Completion;
+pub use compute::Compute;
+pub use decode::{Completion, DecodeClient, DecodeGroup, DecodeRules, DecodeStats};
 pub use head::entropy;
 pub use network::{Forward, Model, Prompt, Scores, Tree};
 pub use optimizer::AdamW;

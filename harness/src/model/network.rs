@@ -1,10 +1,11 @@
 //! The whole model: vision tower, language model, head; forward and backward over packed groups.
 
 use super::attention::{Block, Heads};
+use super::compute::{Compute, Emulation};
 use super::config::VlConfig;
-use super::head::{self, TokenScores};
-use super::kernels::{Rotary, gather_rows, scatter_rows, tensor, view};
-use super::layer::{Layer, LayerSpec, Norm, Saved};
+use super::head::TokenScores;
+use super::layer::{Kept, Layer, LayerSpec, Norm};
+use super::ops::{self, Blocks, Rotary, gather_rows, put_rows, scatter_rows};
 use super::params::{Grads, Id, Params, Source};
 use super::positions::{prompt_positions, text_rotary};
 use super::vision::{VisionSaved, VisionTower};
@@ -56,17 +57,42 @@ pub struct Model {
 pub struct Forward {
     packed: Packed,
     vision: Option<VisionSaved>,
-    layers: Vec<Saved>,
+    layers: Vec<Kept>,
     x: Tensor,
     hidden: Tensor,
     /// Log-probabilities and entropies.
     pub scores: Scores,
 }
 
+/// Gives tensors in the type and on the device of the model, one by one.
+struct Placed<'a> {
+    source: &'a mut dyn Source,
+    compute: &'a Compute,
+}
+
+impl Source for Placed<'_> {
+    fn take(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        self.compute.place(&self.source.take(name, shape)?)
+    }
+}
+
+/// Trees as they are laid out, row by row.
+#[derive(Default)]
+struct Rows {
+    ids: Vec<u32>,
+    positions: Vec<[u32; 3]>,
+    blocks: Vec<Block>,
+    predicting: Vec<u32>,
+    targets: Vec<u32>,
+    lengths: Vec<usize>,
+    pictures: Vec<u32>,
+    prompt_ends: Vec<(usize, u32)>,
+}
+
 /// Trees laid out as rows without padding.
 pub(crate) struct Packed {
     pub ids: Vec<u32>,
-    pub blocks: Vec<Block>,
+    pub blocks: Blocks,
     pub rotary: Rotary,
     /// Rows whose distribution predicts a response token, and that token, response by response.
     rows: Vec<u32>,
@@ -79,8 +105,9 @@ pub(crate) struct Packed {
 }
 
 impl Model {
-    pub(crate) fn build(config: VlConfig, source: &mut dyn Source) -> Result<Self> {
-        let mut params = Params::default();
+    pub(crate) fn build(config: VlConfig, source: &mut dyn Source, compute: &Compute) -> Result<Self> {
+        let source: &mut dyn Source = &mut Placed { source, compute };
+        let mut params = Params::new(compute.clone());
         let t = &config.text;
         let name = "model.embed_tokens.weight".to_owned();
         let value = source.take(&name, &[t.vocab_size, t.hidden_size])?;
@@ -126,63 +153,61 @@ impl Model {
         &mut self.params
     }
 
+    /// While the guard lives, operations of this thread are those of the model's device.
+    pub(crate) fn enter(&self) -> Emulation {
+        self.params.compute().enter()
+    }
+
     /// The output head (V, D).
     pub(crate) fn head(&self) -> &Tensor {
         self.params.get(self.head.unwrap_or(self.embedding))
     }
 
     pub(crate) fn pack(&self, trees: &[Tree<'_>]) -> Result<Packed> {
-        let mut packed = Packed {
-            ids: vec![],
-            blocks: vec![],
-            rotary: Rotary::new(&[], 1),
-            rows: vec![],
-            targets: vec![],
-            lengths: vec![],
-            picture_rows: vec![],
-            prompt_ends: vec![],
-        };
-        let mut positions = vec![];
+        let mut rows = Rows::default();
         for tree in trees {
-            self.pack_tree(tree, &mut packed, &mut positions)?;
+            self.pack_tree(tree, &mut rows)?;
         }
         let vocab = self.config.text.vocab_size;
-        if let Some(id) = packed.ids.iter().chain(&packed.targets).find(|&&id| id as usize >= vocab) {
+        if let Some(id) = rows.ids.iter().chain(&rows.targets).find(|&&id| id as usize >= vocab) {
             anyhow::bail!("token id {id} is outside the model's vocabulary of {vocab}");
         }
-        packed.rotary = text_rotary(&positions, &self.config)?;
-        Ok(packed)
+        let like = self.params.get(self.embedding);
+        Ok(Packed {
+            blocks: Blocks::new(rows.blocks, like, self.params.compute())?,
+            rotary: Rotary::new(text_rotary(&rows.positions, &self.config)?, like)?,
+            ids: rows.ids,
+            rows: rows.predicting,
+            targets: rows.targets,
+            lengths: rows.lengths,
+            picture_rows: rows.pictures,
+            prompt_ends: rows.prompt_ends,
+        })
     }
 
-    fn pack_tree(&self, tree: &Tree<'_>, packed: &mut Packed, positions: &mut Vec<[u32; 3]>) -> Result<()> {
+    fn pack_tree(&self, tree: &Tree<'_>, rows: &mut Rows) -> Result<()> {
         let (merge, image) = (self.config.vision.spatial_merge_size, self.config.image_token_id);
         let grids: Vec<[usize; 3]> = tree.prompt.pictures.iter().map(|p| p.grid_thw).collect();
         let (prompt, next) = prompt_positions(&tree.prompt.ids, image, &grids, merge)?;
         ensure!(!prompt.is_empty(), "empty prompt");
-        let first = packed.ids.len();
-        packed.picture_rows.extend(
-            tree.prompt
-                .ids
-                .iter()
-                .enumerate()
-                .filter(|(_, id)| **id == image)
-                .map(|(i, _)| (first + i) as u32),
-        );
-        packed.ids.extend(&tree.prompt.ids);
-        positions.extend(prompt);
-        let end = packed.ids.len() - 1;
-        packed.prompt_ends.push((end, next));
+        let first = rows.ids.len();
+        let shows = tree.prompt.ids.iter().enumerate().filter(|(_, id)| **id == image);
+        rows.pictures.extend(shows.map(|(i, _)| (first + i) as u32));
+        rows.ids.extend(&tree.prompt.ids);
+        rows.positions.extend(prompt);
+        let end = rows.ids.len() - 1;
+        rows.prompt_ends.push((end, next));
         for response in &tree.responses {
             let (&_last, input) = response.split_last().ok_or_else(|| anyhow::anyhow!("empty response"))?;
-            let start = packed.ids.len() as u32;
-            packed.rows.push(end as u32);
-            packed.rows.extend(start..start + input.len() as u32);
-            packed.targets.extend_from_slice(response);
-            packed.lengths.push(response.len());
-            packed.ids.extend(input);
-            positions.extend((next..).take(input.len()).map(|p| [p; 3]));
+            let start = rows.ids.len() as u32;
+            rows.predicting.push(end as u32);
+            rows.predicting.extend(start..start + input.len() as u32);
+            rows.targets.extend_from_slice(response);
+            rows.lengths.push(response.len());
+            rows.ids.extend(input);
+            rows.positions.extend((next..).take(input.len()).map(|p| [p; 3]));
         }
-        packed.blocks.push(Block::tree(tree.prompt.ids.len(), tree.responses.iter().map(|r| r.len() - 1)));
+        rows.blocks.push(Block::tree(tree.prompt.ids.len(), tree.responses.iter().map(|r| r.len() - 1)));
         Ok(())
     }
 
@@ -195,42 +220,41 @@ impl Model {
             return Ok((x, None));
         }
         let (tokens, saved) = self.vision.forward(&self.params, &pictures)?;
-        let d = x.dim(1)?;
-        let mut values = view(&x)?.to_vec();
-        for (token, &row) in view(&tokens)?.chunks(d).zip(&packed.picture_rows) {
-            values[row as usize * d..][..d].copy_from_slice(token);
-        }
-        Ok((tensor(values, x.dims())?, Some(saved)))
+        put_rows(&x, &tokens, &packed.picture_rows)?;
+        Ok((x, Some(saved)))
     }
 
     /// Scores the responses of all trees and keeps what the backward needs.
     pub fn forward(&self, trees: &[Tree<'_>]) -> Result<Forward> {
+        let _device = self.enter();
         let packed = self.pack(trees)?;
         let (mut x, vision) = self.embed(&packed, trees)?;
         let mut layers = Vec::with_capacity(self.layers.len());
         for layer in &self.layers {
-            let (y, saved) = layer.forward(&self.params, &x, &packed.rotary, &packed.blocks)?;
-            layers.push(saved);
+            let recompute = self.params.compute().recompute();
+            let (y, kept) = layer.forward_kept(&self.params, x, &packed.rotary, &packed.blocks, recompute)?;
+            layers.push(kept);
             x = y;
         }
         let x = gather_rows(&x, &packed.rows)?;
         let hidden = self.norm.forward(&self.params, &x)?;
-        let scores = packed.split(head::score(&hidden, self.head(), &packed.targets)?);
+        let scores = packed.split(ops::score(&hidden, self.head(), &packed.targets)?);
         Ok(Forward { packed, vision, layers, x, hidden, scores })
     }
 
     /// Adds the gradients of `sum over tokens of dlogp * logp`, where `dlogp` is given per response and token.
     pub fn backward(&self, forward: &Forward, dlogp: &[Vec<f64>], grads: &mut Grads) -> Result<()> {
+        let _device = self.enter();
         let (p, packed) = (&self.params, &forward.packed);
         let lengths: Vec<usize> = dlogp.iter().map(Vec::len).collect();
         ensure!(lengths == packed.lengths, "one derivative per response token is needed");
         let flat: Vec<f32> = dlogp.iter().flatten().map(|&g| g as f32).collect();
-        let (dhidden, dhead) = head::score_backward(&forward.hidden, self.head(), &packed.targets, &flat)?;
-        grads.add(self.head.unwrap_or(self.embedding), dhead)?;
+        let id = self.head.unwrap_or(self.embedding);
+        let dhidden = ops::score_backward(&forward.hidden, (id, self.head()), &packed.targets, &flat, grads)?;
         let dx = self.norm.backward(p, &forward.x, &dhidden, grads)?;
         let mut d = scatter_rows(&dx, &packed.rows, packed.ids.len())?;
-        for (layer, saved) in self.layers.iter().zip(&forward.layers).rev() {
-            d = layer.backward(p, saved, &packed.rotary, &packed.blocks, &d, grads)?;
+        for (layer, kept) in self.layers.iter().zip(&forward.layers).rev() {
+            d = layer.backward_kept(p, kept, &packed.rotary, &packed.blocks, &d, grads)?;
         }
         if let Some(vision) = &forward.vision {
             self.vision.backward(p, vision, &gather_rows(&d, &packed.picture_rows)?, grads)?;
@@ -238,11 +262,11 @@ impl Model {
         let text: Vec<u32> =
             (0..packed.ids.len() as u32).filter(|r| packed.picture_rows.binary_search(r).is_err()).collect();
         let ids: Vec<u32> = text.iter().map(|&row| packed.ids[row as usize]).collect();
-        grads.add(self.embedding, scatter_rows(&gather_rows(&d, &text)?, &ids, self.config.text.vocab_size)?)
+        grads.add_rows(self.embedding, &gather_rows(&d, &text)?, &ids)
     }
 
     /// Final hidden states that predict the response tokens, and those tokens: (M, D), no gradient kept.
-    pub(crate) fn hidden(&self, trees: &[Tree<'_>]) -> Result<(Tensor, Packed)> {
+    fn hidden(&self, trees: &[Tree<'_>]) -> Result<(Tensor, Packed)> {
         let packed = self.pack(trees)?;
         let (mut x, _) = self.embed(&packed, trees)?;
         for layer in &self.layers {
@@ -253,8 +277,9 @@ impl Model {
 
     /// Scores given responses.
     pub fn score(&self, trees: &[Tree<'_>]) -> Result<Scores> {
+        let _device = self.enter();
         let (hidden, packed) = self.hidden(trees)?;
-        Ok(packed.split(head::score(&hidden, self.head(), &packed.targets)?))
+        Ok(packed.split(ops::score(&hidden, self.head(), &packed.targets)?))
     }
 
     /// Maps, for every response token, the row of log-probabilities that predicts it: `f(token id, row)`.
@@ -263,9 +288,21 @@ impl Model {
         trees: &[Tree<'_>],
         f: impl Fn(usize, &[f32]) -> T + Sync,
     ) -> Result<Vec<Vec<T>>> {
+        let _device = self.enter();
         let (hidden, packed) = self.hidden(trees)?;
-        let rows = head::map_rows(&hidden, self.head(), |i, row| f(packed.targets[i] as usize, row))?;
+        let rows = ops::map_rows(&hidden, self.head(), |i, row| f(packed.targets[i] as usize, row))?;
         Ok(packed.per_response(rows))
+    }
+
+    /// Of every response token, under two batches of trees that have the same responses (the clean and the corrupted
+    /// picture): its log-probability under the second, the KL divergence in nats of the second distribution from the
+    /// first, and the Jensen-Shannon divergence in nats.
+    pub fn divergences(&self, clean: &[Tree<'_>], corrupted: &[Tree<'_>]) -> Result<Vec<Vec<[f64; 3]>>> {
+        let _device = self.enter();
+        let (hidden, packed) = self.hidden(clean)?;
+        let (other, other_packed) = self.hidden(corrupted)?;
+        ensure!(packed.targets == other_packed.targets, "the two batches do not hold the same responses");
+        Ok(packed.per_response(ops::divergences(&hidden, &other, self.head(), &packed.targets)?))
     }
 
     /// Maps, for every response token, the log-probability rows under two batches of trees that have the same
@@ -277,10 +314,11 @@ impl Model {
         corrupted: &[Tree<'_>],
         f: impl Fn(usize, &[f32], &[f32]) -> T + Sync,
     ) -> Result<Vec<Vec<T>>> {
+        let _device = self.enter();
         let (hidden, packed) = self.hidden(clean)?;
         let (other, other_packed) = self.hidden(corrupted)?;
         ensure!(packed.targets == other_packed.targets, "the two batches do not hold the same responses");
-        let rows = head::map_row_pairs(&hidden, &other, self.head(), |i, clean, corrupted| {
+        let rows = ops::map_row_pairs(&hidden, &other, self.head(), |i, clean, corrupted| {
             f(packed.targets[i] as usize, clean, corrupted)
         })?;
         Ok(packed.per_response(rows))

@@ -1,32 +1,69 @@
 //! AdamW with decoupled weight decay and clipping of the global gradient norm.
+//!
+//! Two forms of state (`compute.optimizer_state`): moments in f32, or, as the reference's `adamw_bf16`, moments and a Kahan
+//! compensation in bf16 beside bf16 weights, so that updates smaller than a weight's last place add up instead of getting
+//! lost. Deviation: the reference rounds to bf16 after every operation, this after each of the stored values. As there, the
+//! weight decay itself is not compensated, so that `1 - learning rate * decay` within half a bf16 step of 1 decays nothing.
 
-use super::kernels::{tensor, view};
+use super::ops::{self, Rule};
 use super::params::{Grads, Params};
-use crate::settings::OptimizerSettings;
+use crate::settings::{OptimizerSettings, OptimizerState};
 use anyhow::{Result, ensure};
-use candle_core::Tensor;
-use rayon::prelude::*;
+use candle_core::{DType, Tensor};
 
-/// Optimiser state: f32 moments per parameter and the number of updates made.
+/// Optimiser state: moments per parameter and the number of updates made.
 #[derive(Debug)]
 pub struct AdamW {
     settings: OptimizerSettings,
     updates: u64,
-    /// First and second moments, in the order of the parameters.
-    moments: Vec<(Tensor, Tensor)>,
+    /// In the order of the parameters.
+    states: Vec<State>,
+    /// Whether the parameters are no longer shared with the model they were cloned from.
+    owned: bool,
+}
+
+/// What is kept for one parameter, in its shape.
+#[derive(Clone, Debug)]
+pub(crate) struct State {
+    /// First moment.
+    pub first: Tensor,
+    /// Second moment.
+    pub second: Tensor,
+    /// What rounding took from the weight, where that is kept.
+    pub lost: Option<Tensor>,
+}
+
+impl State {
+    /// Zeros for every parameter.
+    pub fn zeros(params: &Params) -> Result<Vec<Self>> {
+        let compute = params.compute();
+        let (dtype, kahan) = match compute.optimizer_state() {
+            OptimizerState::F32 => (DType::F32, false),
+            OptimizerState::Bf16Kahan => (DType::BF16, true),
+        };
+        let state = |t: &Tensor| -> Result<State> {
+            let zeros = || compute.zeros(t.dims(), dtype);
+            Ok(State { first: zeros()?, second: zeros()?, lost: kahan.then(zeros).transpose()? })
+        };
+        params.iter().map(|(_, t)| state(t)).collect()
+    }
+
+    /// Its tensors by name.
+    pub fn tensors(&self) -> impl Iterator<Item = (&'static str, &Tensor)> {
+        let lost = self.lost.iter().map(|t| ("lost", t));
+        [("first", &self.first), ("second", &self.second)].into_iter().chain(lost)
+    }
 }
 
 impl AdamW {
     /// Fresh state.
     pub fn new(params: &Params, settings: OptimizerSettings) -> Result<Self> {
-        let zeros = |t: &Tensor| -> Result<Tensor> { tensor(vec![0f32; t.elem_count()], t.dims()) };
-        let moments = params.iter().map(|(_, t)| Ok((zeros(t)?, zeros(t)?))).collect::<Result<_>>()?;
-        Ok(Self { settings, updates: 0, moments })
+        Ok(Self::restore(settings, 0, State::zeros(params)?))
     }
 
     /// State restored from a checkpoint.
-    pub(crate) fn restore(settings: OptimizerSettings, updates: u64, moments: Vec<(Tensor, Tensor)>) -> Self {
-        Self { settings, updates, moments }
+    pub(crate) fn restore(settings: OptimizerSettings, updates: u64, states: Vec<State>) -> Self {
+        Self { settings, updates, states, owned: false }
     }
 
     /// Updates made so far.
@@ -34,9 +71,9 @@ impl AdamW {
         self.updates
     }
 
-    /// First and second moments, in the order of the parameters.
-    pub(crate) fn moments(&self) -> &[(Tensor, Tensor)] {
-        &self.moments
+    /// What is kept, in the order of the parameters.
+    pub(crate) fn states(&self) -> &[State] {
+        &self.states
     }
 
     /// Sets the learning rate (schedules).
@@ -47,6 +84,8 @@ impl AdamW {
     /// One update; returns the gradient norm before clipping. Parameters without a gradient stay as they are.
     /// A gradient that is not finite is an error: nothing is changed.
     pub fn step(&mut self, params: &mut Params, grads: &Grads) -> Result<f64> {
+        let compute = params.compute().clone();
+        let _device = compute.enter();
         let norm = grads.norm()?;
         ensure!(
             norm.is_finite(),
@@ -70,45 +109,15 @@ impl AdamW {
             epsilon: s.epsilon as f32,
             keep: (1.0 - s.learning_rate * s.weight_decay) as f32,
         };
-        for (id, moments) in self.moments.iter_mut().enumerate() {
+        for (id, state) in self.states.iter_mut().enumerate() {
             let Some(gradient) = grads.get(id) else { continue };
-            let shape = params.get(id).dims().to_vec();
-            let (x, m, v) = rule.apply(params.get(id), gradient, moments)?;
-            params.set(id, tensor(x, &shape)?)?;
-            *moments = (tensor(m, &shape)?, tensor(v, &shape)?);
+            if !self.owned {
+                params.set(id, params.get(id).copy()?)?;
+            }
+            ops::adamw(params.get(id), gradient, state, &rule)?;
         }
+        // From now on updates happen in place.
+        self.owned = true;
         Ok(norm)
-    }
-}
-
-struct Rule {
-    scale: f32,
-    beta1: f32,
-    beta2: f32,
-    step: f32,
-    root: f32,
-    epsilon: f32,
-    keep: f32,
-}
-
-impl Rule {
-    fn apply(
-        &self,
-        x: &Tensor,
-        g: &Tensor,
-        moments: &(Tensor, Tensor),
-    ) -> Result<(Vec<f32>, Vec<f32>, Vec<f32>)> {
-        let (mut x, mut m) = (view(x)?.to_vec(), view(&moments.0)?.to_vec());
-        let mut v = view(&moments.1)?.to_vec();
-        let g = view(g)?;
-        x.par_iter_mut().zip(&mut m).zip(&mut v).zip(g.par_iter()).with_min_len(4096).for_each(
-            |(((x, m), v), g)| {
-                let g = g * self.scale;
-                *m += (1.0 - self.beta1) * (g - *m);
-                *v += (1.0 - self.beta2) * (g * g - *v);
-                *x = *x * self.keep - self.step * *m / ((*v * self.root).sqrt() + self.epsilon);
-            },
-        );
-        Ok((x, m, v))
     }
 }

@@ -1,20 +1,32 @@
 //! Named parameters and their gradients.
 
-use super::kernels::add_assign;
+use super::compute::Compute;
+use super::ops;
 use anyhow::{Result, bail};
-use candle_core::Tensor;
+use candle_core::{DType, Shape, Tensor};
 
 /// Index of a parameter; its gradient has the same index.
 pub(crate) type Id = usize;
 
 /// All parameters of a model, named as on the hub.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Params {
+    compute: Compute,
     names: Vec<String>,
     values: Vec<Tensor>,
 }
 
 impl Params {
+    /// No parameters yet.
+    pub(crate) fn new(compute: Compute) -> Self {
+        Self { compute, names: vec![], values: vec![] }
+    }
+
+    /// Where the parameters are, and in which numbers.
+    pub fn compute(&self) -> &Compute {
+        &self.compute
+    }
+
     /// Adds a parameter; ids are given in the order of insertion.
     pub(crate) fn insert(&mut self, name: String, value: Tensor) -> Id {
         self.names.push(name);
@@ -64,39 +76,64 @@ impl Params {
 
 /// Where a model's tensors come from when it is built: a checkpoint or an initialiser.
 pub(crate) trait Source {
-    /// The tensor of this name and shape (f32).
+    /// The tensor of this name and shape (f32, on the processor).
     fn take(&mut self, name: &str, shape: &[usize]) -> Result<Tensor>;
 }
 
 /// Gradients, summed over micro-batches. A parameter that no backward reached has none.
 #[derive(Debug)]
-pub struct Grads(Vec<Option<Tensor>>);
+pub struct Grads {
+    shapes: Vec<Shape>,
+    dtype: DType,
+    sums: Vec<Option<Tensor>>,
+}
 
 impl Grads {
-    /// No gradients yet, for `n` parameters.
-    pub fn new(n: usize) -> Self {
-        Self(vec![None; n])
+    /// No gradients yet, for these parameters.
+    pub fn new(params: &Params) -> Self {
+        Self {
+            shapes: params.values.iter().map(|value| value.shape().clone()).collect(),
+            dtype: params.compute.gradient_dtype(),
+            sums: vec![None; params.len()],
+        }
     }
 
-    /// Adds a gradient. The tensor is owned by this call: it may become the sum.
-    pub(crate) fn add(&mut self, id: Id, gradient: Tensor) -> Result<()> {
-        match &self.0[id] {
-            Some(sum) => add_assign(sum, &gradient)?,
-            None => self.0[id] = Some(gradient.contiguous()?),
+    /// Adds a gradient (f32, or the type of the activations).
+    pub(crate) fn add(&mut self, id: Id, gradient: &Tensor) -> Result<()> {
+        ops::add_assign(&self.sum(id, gradient)?, gradient)
+    }
+
+    /// Adds `dy^T x`, the gradient of a linear map's weight: dy (N, O), x (N, I).
+    pub(crate) fn add_product(&mut self, id: Id, dy: &Tensor, x: &Tensor) -> Result<()> {
+        let sum = self.sum(id, dy)?;
+        ops::linear_backward_weight(dy, x, &sum.reshape((dy.dim(1)?, x.dim(1)?))?)
+    }
+
+    /// Adds the rows of dy (M, d) to `rows` of the gradient (n, d), in order.
+    pub(crate) fn add_rows(&mut self, id: Id, dy: &Tensor, rows: &[u32]) -> Result<()> {
+        ops::scatter_rows_into(&self.sum(id, dy)?, dy, rows)
+    }
+
+    /// The sum of a parameter, from zero, on the device of `like`.
+    fn sum(&mut self, id: Id, like: &Tensor) -> Result<Tensor> {
+        if let Some(sum) = &self.sums[id] {
+            return Ok(sum.clone());
         }
-        Ok(())
+        let zeros = Tensor::zeros(&self.shapes[id], self.dtype, like.device())?;
+        self.sums[id] = Some(zeros.clone());
+        Ok(zeros)
     }
 
     /// The gradient of a parameter, if any backward reached it.
     pub fn get(&self, id: usize) -> Option<&Tensor> {
-        self.0[id].as_ref()
+        self.sums[id].as_ref()
     }
 
     /// Euclidean norm over all gradients, summed in f64 in the order of ids.
     pub fn norm(&self) -> Result<f64> {
         let mut sum = 0f64;
-        for gradient in self.0.iter().flatten() {
-            sum += super::kernels::view(gradient)?.iter().map(|&g| f64::from(g) * f64::from(g)).sum::<f64>();
+        for gradient in self.sums.iter().flatten() {
+            sum += ops::sum_squares(gradient)?;
         }
         Ok(sum.sqrt())
     }

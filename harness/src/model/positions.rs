@@ -75,6 +75,14 @@ pub(crate) fn text_rotary(positions: &[[u32; 3]], config: &VlConfig) -> Result<R
     Ok(Rotary::new(&angles, half))
 }
 
+/// The rows of `table` at these indices.
+pub(crate) fn rotary_at(table: &Rotary, rows: &[u32]) -> Rotary {
+    let half = table.half;
+    let pick =
+        |from: &[f32]| rows.iter().flat_map(|&row| &from[row as usize * half..][..half]).copied().collect();
+    Rotary { cos: pick(&table.cos), sin: pick(&table.sin), half }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

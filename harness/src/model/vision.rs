@@ -5,9 +5,11 @@
 //! end (Qwen2.5-VL report, section 2.1). Patches carry a two-dimensional rotary embedding.
 
 use super::attention::{Block, Heads};
+use super::compute::Compute;
 use super::config::VlConfig;
-use super::kernels::{Rotary, gather_rows, gelu, gelu_backward, tensor};
-use super::layer::{Layer, LayerSpec, Linear, Norm, Saved};
+use super::kernels::Rotary as Angles;
+use super::layer::{Kept, Layer, LayerSpec, Linear, Norm};
+use super::ops::{Blocks, Rotary, gather_rows, gelu, gelu_backward, linear, place};
 use super::params::{Grads, Id, Params, Source};
 use crate::image::Patches;
 use anyhow::{Result, ensure};
@@ -30,11 +32,20 @@ pub(crate) struct VisionTower {
 
 /// Order, positions and attention blocks of a batch of pictures.
 struct Geometry {
-    /// Patch rows in window order.
-    order: Vec<u32>,
     /// For each visual token in the processor's order, its place in window order.
     inverse: Vec<u32>,
     rotary: Rotary,
+    windows: Blocks,
+    pictures: Blocks,
+}
+
+/// A [`Geometry`] as it is put together, picture by picture.
+#[derive(Default)]
+struct Sketch {
+    /// Patch rows in window order.
+    order: Vec<u32>,
+    inverse: Vec<u32>,
+    angles: Vec<f64>,
     windows: Vec<Block>,
     pictures: Vec<Block>,
 }
@@ -42,7 +53,7 @@ struct Geometry {
 pub(crate) struct VisionSaved {
     geometry: Geometry,
     pixels: Tensor,
-    layers: Vec<Saved>,
+    layers: Vec<Kept>,
     x: Tensor,
     merged: Tensor,
     hidden: Tensor,
@@ -85,15 +96,18 @@ impl VisionTower {
 
     /// Visual tokens of all pictures, in order: (sum of tokens, width of the language model).
     pub fn forward(&self, p: &Params, pictures: &[&Patches]) -> Result<(Tensor, VisionSaved)> {
-        let geometry = self.geometry(pictures)?;
+        let sketch = self.sketch(pictures)?;
         let values: Vec<f32> = pictures.iter().flat_map(|x| x.values.iter().copied()).collect();
         let rows = values.len() / self.patch_values;
-        let pixels = gather_rows(&tensor(values, &[rows, self.patch_values])?, &geometry.order)?;
-        let mut x = pixels.matmul(&self.patch_weight(p)?.t()?)?; // (N, D)
+        let weight = self.patch_weight(p)?;
+        let pixels = gather_rows(&place(values, &[rows, self.patch_values], &weight)?, &sketch.order)?;
+        let geometry = sketch.finish(self.head_size / 2, &weight, p.compute())?;
+        let mut x = linear(&pixels, &weight, None)?; // (N, D)
         let mut layers = Vec::with_capacity(self.layers.len());
+        let recompute = p.compute().recompute();
         for (layer, &full) in self.layers.iter().zip(&self.full) {
-            let (y, saved) = layer.forward(p, &x, &geometry.rotary, geometry.blocks(full))?;
-            layers.push(saved);
+            let (y, kept) = layer.forward_kept(p, x, &geometry.rotary, geometry.blocks(full), recompute)?;
+            layers.push(kept);
             x = y;
         }
         let merged = self.norm.forward(p, &x)?.reshape(((), self.hidden * self.merge * self.merge))?;
@@ -118,25 +132,17 @@ impl VisionTower {
         let d = self.merge1.backward(p, &saved.merged, &gelu_backward(&saved.hidden, &d)?, grads)?;
         let mut d = self.norm.backward(p, &saved.x, &d.reshape(((), self.hidden))?, grads)?;
         for ((layer, &full), saved) in self.layers.iter().zip(&self.full).zip(&saved.layers).rev() {
-            d = layer.backward(p, saved, &geometry.rotary, geometry.blocks(full), &d, grads)?;
+            d = layer.backward_kept(p, saved, &geometry.rotary, geometry.blocks(full), &d, grads)?;
         }
-        let dw = d.t()?.matmul(&saved.pixels)?.reshape(p.get(self.patch_embed).shape())?;
-        grads.add(self.patch_embed, dw)
+        grads.add_product(self.patch_embed, &d, &saved.pixels)
     }
 
     fn patch_weight(&self, p: &Params) -> Result<Tensor> {
         Ok(p.get(self.patch_embed).reshape((self.hidden, self.patch_values))?)
     }
 
-    fn geometry(&self, pictures: &[&Patches]) -> Result<Geometry> {
-        let mut g = Geometry {
-            order: vec![],
-            inverse: vec![],
-            rotary: Rotary::new(&[], self.head_size / 2),
-            windows: vec![],
-            pictures: vec![],
-        };
-        let mut angles = vec![];
+    fn sketch(&self, pictures: &[&Patches]) -> Result<Sketch> {
+        let mut g = Sketch::default();
         for picture in pictures {
             let [t, h, w] = picture.grid_thw;
             ensure!(
@@ -147,14 +153,13 @@ impl VisionTower {
                 picture.grid_thw,
                 picture.values.len()
             );
-            (0..t).for_each(|_| self.add_frame(&mut g, h / self.merge, w / self.merge, &mut angles));
+            (0..t).for_each(|_| self.add_frame(&mut g, h / self.merge, w / self.merge));
         }
-        g.rotary = Rotary::new(&angles, self.head_size / 2);
         Ok(g)
     }
 
     /// Adds one frame of `rows` x `columns` visual tokens.
-    fn add_frame(&self, g: &mut Geometry, rows: usize, columns: usize, angles: &mut Vec<f64>) {
+    fn add_frame(&self, g: &mut Sketch, rows: usize, columns: usize) {
         let unit = self.merge * self.merge;
         let first = g.inverse.len();
         let mut place = first;
@@ -173,7 +178,7 @@ impl VisionTower {
                                 row * self.merge + inner / self.merge,
                                 column * self.merge + inner % self.merge,
                             );
-                            self.add_angles(angles, y, x);
+                            self.add_angles(&mut g.angles, y, x);
                         }
                     }
                 }
@@ -195,8 +200,19 @@ impl VisionTower {
     }
 }
 
+impl Sketch {
+    fn finish(self, half: usize, like: &Tensor, compute: &Compute) -> Result<Geometry> {
+        Ok(Geometry {
+            inverse: self.inverse,
+            rotary: Rotary::new(Angles::new(&self.angles, half), like)?,
+            windows: Blocks::new(self.windows, like, compute)?,
+            pictures: Blocks::new(self.pictures, like, compute)?,
+        })
+    }
+}
+
 impl Geometry {
-    fn blocks(&self, full: bool) -> &[Block] {
+    fn blocks(&self, full: bool) -> &Blocks {
         if full { &self.pictures } else { &self.windows }
     }
 }

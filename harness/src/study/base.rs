@@ -3,6 +3,7 @@
 use super::{Inputs, RunConfig, Sources};
 use crate::config::Origin;
 use crate::image::AreaRule;
+use crate::model::Compute;
 use crate::model::checkpoint::{Files, fingerprint};
 use crate::model::config::VlConfig;
 use crate::progress::{Interrupted, Progress};
@@ -25,6 +26,7 @@ pub fn base_policy(
     progress: &dyn Progress,
 ) -> Result<Policy> {
     let area = AreaRule { min_pixels: config.model.min_pixels, max_pixels: config.model.max_pixels };
+    let compute = Compute::open(&config.compute)?;
     match config.origin()? {
         Origin::Made { world, warm_start } => {
             let waiting = |dir: &Path| {
@@ -34,13 +36,13 @@ pub fn base_policy(
                 Artifact::Ready(ready) => ready.files()?,
                 Artifact::Missing(builder) => make_base(config, world, warm_start, builder, progress)?,
             };
-            Policy::from_files(files, &config.instruction, Some(area))
+            Policy::from_files(files, &config.instruction, Some(area))?.on(&compute)
         }
         Origin::Hub { checkpoint, data } => {
             let (dir, commit) = sources.checkpoint(checkpoint, progress)?;
             inputs.checkpoint = Some(fingerprint(&dir)?);
             inputs.checkpoint_commit = commit;
-            let mut policy = Policy::open(&dir, &config.instruction, Some(area))?;
+            let mut policy = Policy::open_on(&dir, &config.instruction, Some(area), &compute)?;
             refuse_other_sizes(config, checkpoint, &policy)?;
             policy.set_alpha(data.alpha);
             Ok(policy)

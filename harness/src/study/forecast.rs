@@ -323,10 +323,9 @@ pub(super) fn needs_gpu(configs: &[RunConfig]) -> String {
     let needed = bytes(configs.iter().filter_map(peak).max().unwrap_or_default());
     let scale = configs.first().map_or("", |config| config.scale.as_str());
     format!(
-        "scale {scale} runs on NVIDIA GPUs with about {needed} of memory in all (by formula), and this build of harness runs \
-         on the processor only. `--dry-run` prints the whole plan; `--scale tiny` does the same job with a small model in \
-         minutes; --set compute.device=cpu --set compute.dtype=f32 --set compute.gradient_dtype=f32 --set \
-         compute.optimizer_state=f32 takes the processor, which is no way for a model of this size"
+        "scale {scale} runs on an NVIDIA GPU: about {needed} of memory in all, by formula. `--dry-run` prints the \
+         whole plan; `--scale tiny` does the same job with a small model in minutes; --device cpu takes the processor, \
+         which is no way for a model of this size"
     )
 }
 

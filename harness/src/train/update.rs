@@ -1,7 +1,6 @@
 //! The second half of a step: scoring under corrupted pictures, credit, gradient, optimiser.
 
 use super::{Figures, Trainer};
-use crate::algo::dependency::{full_kl, jensen_shannon};
 use crate::algo::{Batch, Corrupted, Credit, Current, Metrics, Response, assign_credit, objective};
 use crate::model::{Grads, Prompt, Tree};
 use crate::rollout::{Group, Policy};
@@ -24,7 +23,7 @@ impl Trainer<'_> {
         let (mut metrics, mut norms, mut gap) = (Metrics::default(), vec![], Gap::default());
         for (number, mini) in groups.chunks(per_update / size).enumerate() {
             let first = number * per_update;
-            let mut grads = Grads::new(self.policy.model.params().len());
+            let mut grads = Grads::new(self.policy.model.params());
             for micro in micro_batches(mini, batch.micro_batch_responses) {
                 let trees: Vec<Tree<'_>> = micro.trees(mini);
                 let forward = self.policy.model.forward(&trees)?;
@@ -118,13 +117,12 @@ impl Trainer<'_> {
                 .collect();
             if full {
                 let clean: Vec<Tree<'_>> = part.iter().map(Group::tree).collect();
-                let rows = self.policy.model.compare(&clean, &trees, |token, p, q| {
-                    (f64::from(q[token]), full_kl(p, q), jensen_shannon(p, q))
-                })?;
-                out.extend(rows.into_iter().map(|row| Corrupted {
-                    logp_t: row.iter().map(|t| t.0).collect(),
-                    kl_t: row.iter().map(|t| t.1).collect(),
-                    js_t: row.iter().map(|t| t.2).collect(),
+                let rows = self.policy.model.divergences(&clean, &trees)?;
+                let column = |row: &[[f64; 3]], i: usize| row.iter().map(|token| token[i]).collect();
+                out.extend(rows.iter().map(|row| Corrupted {
+                    logp_t: column(row, 0),
+                    kl_t: column(row, 1),
+                    js_t: column(row, 2),
                 }));
             } else {
                 let scores = self.policy.model.score(&trees)?;

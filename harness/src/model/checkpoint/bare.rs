@@ -1,10 +1,11 @@
 //! A directory to be measured: `config.json`, with weights or without.
 
+use super::super::compute::Compute;
 use super::super::config::VlConfig;
 use super::super::kernels::tensor;
 use super::super::network::Model;
 use super::super::params::Source;
-use super::{CONFIG, Start, open, start};
+use super::{CONFIG, Start, open_on, start};
 use crate::rng::{Purpose, stream};
 use anyhow::{Context, Result};
 use candle_core::Tensor;
@@ -62,19 +63,19 @@ fn config_text(dir: &Path) -> Result<String> {
 /// any; do not train on them.
 ///
 /// # Errors
-/// As [`open`].
-pub fn open_or_fill(dir: &Path, seed: u64) -> Result<(Model, bool)> {
+/// As [`open_on`].
+pub fn open_or_fill(dir: &Path, seed: u64, compute: &Compute) -> Result<(Model, bool)> {
     let config =
         VlConfig::parse(&config_text(dir)?).with_context(|| format!("checkpoint {}", dir.display()))?;
     let entries = std::fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))?;
     let mut names = entries.filter_map(|entry| Some(entry.ok()?.file_name()));
     if names.any(|name| name.to_string_lossy().contains(".safetensors")) {
-        return Ok((open(dir)?, true));
+        return Ok((open_on(dir, compute)?, true));
     }
     let mut draws = stream(seed, Purpose::Timing, &["weights".into()]);
     let table = (0..TABLE).map(|_| draws.normal() as f32).collect();
     let mut filled = Filled { table, next: 0, layers: config.text.num_hidden_layers };
-    Ok((Model::build(config, &mut filled)?, false))
+    Ok((Model::build(config, &mut filled, compute)?, false))
 }
 
 /// Weights that repeat a table of standard normal numbers, scaled as those of a model made from scratch.

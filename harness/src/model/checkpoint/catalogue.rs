@@ -4,6 +4,7 @@ use super::names;
 use super::shard::Shard;
 use super::{INDEX, WEIGHTS};
 use crate::model::kernels::{tensor, view};
+use crate::model::ops::on_host;
 use crate::model::params::Source;
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device, Tensor};
@@ -129,7 +130,7 @@ impl<'a> Catalogue<'a> {
     pub fn check_tied_head(&self, embedding: &Tensor) -> Result<()> {
         let Some((shard, name)) = self.places.get(HEAD) else { return Ok(()) };
         ensure!(
-            self.shards[*shard].holds(name, &view(embedding)?)?,
+            self.shards[*shard].holds(name, &view(&on_host(embedding)?)?)?,
             "config.json ties the output head to the embedding, but tensor {name:?} of {} differs from it: set \
              \"tie_word_embeddings\" to false to use that head, or remove it",
             self.shards[*shard].name

@@ -7,6 +7,7 @@ use super::float::narrow;
 use super::{CONFIG, Files, INDEX, WEIGHTS};
 use crate::model::kernels::view;
 use crate::model::network::Model;
+use crate::model::ops::on_host;
 use anyhow::{Context, Result};
 use candle_core::Tensor;
 use safetensors::Dtype;
@@ -155,7 +156,7 @@ fn write_part(path: &Path, part: &Part<'_>, weights: WeightType) -> Result<()> {
         file.write_all(header.as_bytes())?;
         let mut bytes = Vec::new();
         for (_, tensor) in part {
-            for piece in view(tensor)?.chunks(PIECE) {
+            for piece in view(&on_host(tensor)?)?.chunks(PIECE) {
                 bytes.clear();
                 narrow(weights.dtype(), piece, &mut bytes)?;
                 file.write_all(&bytes)?;

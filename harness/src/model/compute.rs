@@ -1,0 +1,158 @@
+//! Where and in which numbers a model computes.
+
+use crate::settings::{Attention, ComputeSettings, DecodeLimits, Device as Kind, Dtype, OptimizerState};
+use anyhow::Result;
+use candle_core::{DType, Device, Tensor};
+
+/// A device that was opened, and the choices of [`ComputeSettings`] that the model needs.
+#[derive(Clone, Debug)]
+pub struct Compute {
+    settings: ComputeSettings,
+    device: Device,
+    emulated: bool,
+}
+
+impl Compute {
+    /// The processor in f32, with all activations kept.
+    pub fn cpu() -> Self {
+        Self { settings: ComputeSettings::CPU, device: Device::Cpu, emulated: false }
+    }
+
+    /// Opens the device that the settings name.
+    ///
+    /// # Errors
+    /// If this build or this machine does not have it.
+    pub fn open(settings: &ComputeSettings) -> Result<Self> {
+        let device = match settings.device {
+            Kind::Cpu => Device::Cpu,
+            Kind::Cuda => open_card()?,
+        };
+        if settings.attention == Attention::Flash {
+            flash_is_built()?;
+        }
+        Ok(Self { settings: *settings, device, emulated: false })
+    }
+
+    /// The card's kernels on the processor: slow, for tests.
+    #[cfg(feature = "cuda-emulation")]
+    pub fn emulated(settings: &ComputeSettings) -> Self {
+        Self { settings: *settings, device: Device::Cpu, emulated: true }
+    }
+
+    /// The settings it was opened with.
+    pub fn settings(&self) -> &ComputeSettings {
+        &self.settings
+    }
+
+    /// Whether layers are computed again in the backward pass.
+    pub(crate) fn recompute(&self) -> bool {
+        self.settings.recompute
+    }
+
+    /// How much is decoded at the same time.
+    pub fn limits(&self) -> DecodeLimits {
+        let ComputeSettings { kv_tokens, max_sequences, .. } = self.settings;
+        DecodeLimits { kv_tokens, max_sequences }
+    }
+
+    /// How the optimiser keeps its state.
+    pub(crate) fn optimizer_state(&self) -> OptimizerState {
+        self.settings.optimizer_state
+    }
+
+    /// Type of sums of gradients.
+    pub(crate) fn gradient_dtype(&self) -> DType {
+        dtype(self.settings.gradient_dtype)
+    }
+
+    /// A tensor in the type and on the device of the model's weights.
+    pub(crate) fn place(&self, t: &Tensor) -> Result<Tensor> {
+        Ok(t.to_dtype(dtype(self.settings.dtype))?.to_device(&self.device)?)
+    }
+
+    /// Zeros of this shape on the device.
+    pub(crate) fn zeros(&self, shape: &[usize], dtype: DType) -> Result<Tensor> {
+        Ok(Tensor::zeros(shape, dtype, &self.device)?)
+    }
+
+    /// While the guard lives, tensors on the processor stand for the card's if this is the emulation.
+    pub(crate) fn enter(&self) -> Emulation {
+        Emulation::begin(self.emulated)
+    }
+}
+
+fn dtype(kind: Dtype) -> DType {
+    match kind {
+        Dtype::F32 => DType::F32,
+        Dtype::Bf16 => DType::BF16,
+    }
+}
+
+/// The card, opened once for the process.
+#[cfg(feature = "cuda")]
+fn open_card() -> Result<Device> {
+    static CARD: std::sync::Mutex<Option<Device>> = std::sync::Mutex::new(None);
+    let mut card = CARD.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if let Some(device) = &*card {
+        return Ok(device.clone());
+    }
+    Ok(card.insert(super::gpu::device::open(0)?).clone())
+}
+
+#[cfg(not(feature = "cuda"))]
+fn open_card() -> Result<Device> {
+    anyhow::bail!(
+        "compute.device = \"cuda\": this build of harness runs on the processor only; build it with `--features cuda` \
+         (README, \"CUDA\")"
+    )
+}
+
+fn flash_is_built() -> Result<()> {
+    if cfg!(feature = "flash-attn") {
+        return Ok(());
+    }
+    anyhow::bail!(
+        "compute.attention = \"flash\": this build has no FlashAttention-2; build it with `--features flash-attn` (README, \
+         \"CUDA\"), or set compute.attention=own"
+    )
+}
+
+#[cfg(feature = "cuda-emulation")]
+thread_local! {
+    static EMULATED: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+/// Restores what was before [`Compute::enter`].
+pub(crate) struct Emulation {
+    #[cfg(feature = "cuda-emulation")]
+    before: bool,
+}
+
+impl Emulation {
+    #[cfg(feature = "cuda-emulation")]
+    fn begin(emulated: bool) -> Self {
+        Self { before: EMULATED.replace(emulated) }
+    }
+
+    #[cfg(not(feature = "cuda-emulation"))]
+    fn begin(_: bool) -> Self {
+        Self {}
+    }
+}
+
+#[cfg(feature = "cuda-emulation")]
+impl Drop for Emulation {
+    fn drop(&mut self) {
+        EMULATED.set(self.before);
+    }
+}
+
+/// Whether the card's operations are for this tensor.
+#[cfg(feature = "gpu")]
+pub(crate) fn on_card(t: &Tensor) -> bool {
+    #[cfg(feature = "cuda-emulation")]
+    if EMULATED.get() {
+        return true;
+    }
+    t.device().is_cuda()
+}

@@ -1,0 +1,104 @@
+//! Log-probabilities over the vocabulary as kernels: the counterpart of `head.rs`. Logits are f32 and exist for one chunk of
+//! rows at a time.
+
+use super::gemm::{Factor, product};
+use super::ops::{compare_rows, logits, sample_rows, score_rows, score_rows_backward};
+use crate::model::head::TokenScores;
+use crate::model::ops::values;
+use crate::model::params::{Grads, Id};
+use crate::settings::Sampling;
+use anyhow::Result;
+use candle_core::Tensor;
+use std::ops::Range;
+
+/// Rows whose logits exist at a time.
+pub(crate) const CHUNK: usize = 1024;
+
+fn chunks(rows: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..rows).step_by(CHUNK).map(move |start| start..(start + CHUNK).min(rows))
+}
+
+fn part(x: &Tensor, rows: &Range<usize>) -> Result<Tensor> {
+    Ok(x.narrow(0, rows.start, rows.len())?)
+}
+
+/// See [`head::score`](crate::model::head::score).
+pub(crate) fn score(hidden: &Tensor, w: &Tensor, targets: &[u32]) -> Result<TokenScores> {
+    let mut scores = TokenScores::default();
+    for rows in chunks(hidden.dim(0)?) {
+        let logits = logits(&part(hidden, &rows)?, w)?;
+        let (logp, entropy) = score_rows(&logits, &targets[rows], hidden.dtype())?;
+        scores.logp.extend(values(&logp)?);
+        scores.entropy.extend(values(&entropy)?);
+    }
+    Ok(scores)
+}
+
+/// Backward of [`score`]: adds the gradient of the head `id` and returns that of hidden.
+pub(crate) fn score_backward(
+    hidden: &Tensor,
+    (id, w): (Id, &Tensor),
+    targets: &[u32],
+    dlogp: &[f32],
+    grads: &mut Grads,
+) -> Result<Tensor> {
+    let mut parts = vec![];
+    for rows in chunks(hidden.dim(0)?) {
+        let h = part(hidden, &rows)?;
+        let dlogits = score_rows_backward(&logits(&h, w)?, &targets[rows.clone()], &dlogp[rows], h.dtype())?;
+        grads.add_product(id, &dlogits, &h)?;
+        parts.push(product(Factor::Plain(&dlogits), Factor::Plain(w), h.dtype())?);
+    }
+    Ok(if parts.is_empty() { hidden.clone() } else { Tensor::cat(&parts, 0)? })
+}
+
+/// See [`sampling::draw`](crate::model::sampling::draw): the same uniforms give the same tokens, up to the rounding of
+/// logits.
+pub(crate) fn draw(
+    hidden: &Tensor,
+    w: &Tensor,
+    uniforms: &[f64],
+    sampling: &Sampling,
+    forbidden: &[u32],
+) -> Result<Vec<(u32, f32, f32)>> {
+    let mut drawn = Vec::with_capacity(uniforms.len());
+    for rows in chunks(hidden.dim(0)?) {
+        let logits = logits(&part(hidden, &rows)?, w)?;
+        let (tokens, logp, entropy) =
+            sample_rows(&logits, &uniforms[rows], sampling, forbidden, hidden.dtype())?;
+        drawn.extend(tokens.into_iter().zip(logp).zip(entropy).map(|((token, logp), h)| (token, logp, h)));
+    }
+    Ok(drawn)
+}
+
+/// See [`head::map_rows`](crate::model::head::map_rows): rows of logits are copied to the processor, chunk by chunk.
+pub(crate) fn for_rows(
+    hidden: &[&Tensor],
+    w: &Tensor,
+    mut f: impl FnMut(Range<usize>, &[Vec<f32>]) -> Result<()>,
+) -> Result<()> {
+    for rows in chunks(hidden[0].dim(0)?) {
+        let copies = hidden
+            .iter()
+            .map(|hidden| values(&logits(&part(hidden, &rows)?, w)?))
+            .collect::<Result<Vec<_>>>()?;
+        f(rows, &copies)?;
+    }
+    Ok(())
+}
+
+/// See [`Model::divergences`](crate::model::Model::divergences): log-probability under the second, KL, Jensen-Shannon.
+pub(crate) fn divergences(
+    clean: &Tensor,
+    corrupted: &Tensor,
+    w: &Tensor,
+    targets: &[u32],
+) -> Result<Vec<[f32; 3]>> {
+    let mut found = Vec::with_capacity(targets.len());
+    for rows in chunks(clean.dim(0)?) {
+        let (p, q) = (logits(&part(clean, &rows)?, w)?, logits(&part(corrupted, &rows)?, w)?);
+        let [logq, kl, js] = compare_rows(&p, &q, &targets[rows], clean.dtype())?;
+        found.extend(logq.into_iter().zip(kl).zip(js).map(|((logq, kl), js)| [logq, kl, js]));
+    }
+    Ok(found)
+}
