@@ -5,7 +5,8 @@
 
 use super::attention::{AttentionSaved, Block, Heads, attention, attention_backward};
 use super::kernels::{
-    Rotary, add_assign, linear, rms_norm, rms_norm_backward, rotate, sum_rows, swiglu, swiglu_backward,
+    Rotary, add_assign, linear, linear_backward_input, linear_backward_weight, rms_norm, rms_norm_backward,
+    rotate, sum_rows, swiglu, swiglu_backward,
 };
 use super::params::{Grads, Id, Params, Source};
 use anyhow::Result;
@@ -43,11 +44,11 @@ impl Linear {
 
     /// Adds the parameters' gradients and returns that of x.
     pub fn backward(self, p: &Params, x: &Tensor, dy: &Tensor, grads: &mut Grads) -> Result<Tensor> {
-        grads.add(self.w, dy.t()?.matmul(x)?)?;
+        grads.add(self.w, linear_backward_weight(dy, x)?)?;
         if let Some(b) = self.b {
             grads.add(b, sum_rows(dy)?)?;
         }
-        Ok(dy.matmul(p.get(self.w))?)
+        linear_backward_input(dy, p.get(self.w))
     }
 }
 

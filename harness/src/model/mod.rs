@@ -6,7 +6,7 @@
 //!
 //! - [`network`]: the whole model over packed groups; the prompt of a group is computed once.
 //! - [`decode`]: sampling with a static cache. [`optimizer`]: AdamW. [`checkpoint`]: the hub's layout.
-//! - `layer`, `vision`, `attention`, `head`, `kernels`, `positions`: the parts.
+//! - `layer`, `vision`, `attention`, `head`, `kernels`, `matmul`, `positions`, `sampler`: the parts.
 
 mod attention;
 pub mod checkpoint;
@@ -15,10 +15,12 @@ pub mod decode;
 mod head;
 mod kernels;
 mod layer;
+mod matmul;
 pub mod network;
 pub mod optimizer;
 pub mod params;
 mod positions;
+mod sampler;
 mod vision;
 
 pub use decode::Completion;

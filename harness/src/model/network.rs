@@ -3,7 +3,7 @@
 use super::attention::{Block, Heads};
 use super::config::VlConfig;
 use super::head::{self, TokenScores};
-use super::kernels::{Rotary, gather_rows, scatter_rows, tensor, view};
+use super::kernels::{Rotary, gather_rows, on_a_worker, scatter_rows, tensor, view};
 use super::layer::{Layer, LayerSpec, Norm, Saved};
 use super::params::{Grads, Id, Params, Source};
 use super::positions::{prompt_positions, text_rotary};
@@ -205,6 +205,10 @@ impl Model {
 
     /// Scores the responses of all trees and keeps what the backward needs.
     pub fn forward(&self, trees: &[Tree<'_>]) -> Result<Forward> {
+        on_a_worker(|| self.forward_here(trees))
+    }
+
+    fn forward_here(&self, trees: &[Tree<'_>]) -> Result<Forward> {
         let packed = self.pack(trees)?;
         let (mut x, vision) = self.embed(&packed, trees)?;
         let mut layers = Vec::with_capacity(self.layers.len());
@@ -221,6 +225,10 @@ impl Model {
 
     /// Adds the gradients of `sum over tokens of dlogp * logp`, where `dlogp` is given per response and token.
     pub fn backward(&self, forward: &Forward, dlogp: &[Vec<f64>], grads: &mut Grads) -> Result<()> {
+        on_a_worker(|| self.backward_here(forward, dlogp, grads))
+    }
+
+    fn backward_here(&self, forward: &Forward, dlogp: &[Vec<f64>], grads: &mut Grads) -> Result<()> {
         let (p, packed) = (&self.params, &forward.packed);
         let lengths: Vec<usize> = dlogp.iter().map(Vec::len).collect();
         ensure!(lengths == packed.lengths, "one derivative per response token is needed");
@@ -243,6 +251,10 @@ impl Model {
 
     /// Final hidden states that predict the response tokens, and those tokens: (M, D), no gradient kept.
     pub(crate) fn hidden(&self, trees: &[Tree<'_>]) -> Result<(Tensor, Packed)> {
+        on_a_worker(|| self.hidden_here(trees))
+    }
+
+    fn hidden_here(&self, trees: &[Tree<'_>]) -> Result<(Tensor, Packed)> {
         let packed = self.pack(trees)?;
         let (mut x, _) = self.embed(&packed, trees)?;
         for layer in &self.layers {

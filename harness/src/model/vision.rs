@@ -6,7 +6,7 @@
 
 use super::attention::{Block, Heads};
 use super::config::VlConfig;
-use super::kernels::{Rotary, gather_rows, gelu, gelu_backward, tensor};
+use super::kernels::{Rotary, concatenate, gather_rows, gelu, gelu_backward, linear, linear_backward_weight};
 use super::layer::{Layer, LayerSpec, Linear, Norm, Saved};
 use super::params::{Grads, Id, Params, Source};
 use crate::image::Patches;
@@ -30,8 +30,9 @@ pub(crate) struct VisionTower {
 
 /// Order, positions and attention blocks of a batch of pictures.
 struct Geometry {
-    /// Patch rows in window order.
+    /// Patch rows in window order, and for each patch its place there.
     order: Vec<u32>,
+    places: Vec<u32>,
     /// For each visual token in the processor's order, its place in window order.
     inverse: Vec<u32>,
     rotary: Rotary,
@@ -86,10 +87,9 @@ impl VisionTower {
     /// Visual tokens of all pictures, in order: (sum of tokens, width of the language model).
     pub fn forward(&self, p: &Params, pictures: &[&Patches]) -> Result<(Tensor, VisionSaved)> {
         let geometry = self.geometry(pictures)?;
-        let values: Vec<f32> = pictures.iter().flat_map(|x| x.values.iter().copied()).collect();
-        let rows = values.len() / self.patch_values;
-        let pixels = gather_rows(&tensor(values, &[rows, self.patch_values])?, &geometry.order)?;
-        let mut x = pixels.matmul(&self.patch_weight(p)?.t()?)?; // (N, D)
+        let values: Vec<&[f32]> = pictures.iter().map(|x| x.values.as_slice()).collect();
+        let pixels = concatenate(&values, self.patch_values)?;
+        let mut x = gather_rows(&linear(&pixels, &self.patch_weight(p)?, None)?, &geometry.order)?; // (N, D)
         let mut layers = Vec::with_capacity(self.layers.len());
         for (layer, &full) in self.layers.iter().zip(&self.full) {
             let (y, saved) = layer.forward(p, &x, &geometry.rotary, geometry.blocks(full))?;
@@ -112,16 +112,15 @@ impl VisionTower {
         grads: &mut Grads,
     ) -> Result<()> {
         let geometry = &saved.geometry;
-        let mut back = vec![0u32; geometry.inverse.len()];
-        geometry.inverse.iter().zip(0..).for_each(|(&place, token)| back[place as usize] = token);
+        let back = inverse(&geometry.inverse);
         let d = self.merge2.backward(p, &saved.activated, &gather_rows(dtokens, &back)?, grads)?;
         let d = self.merge1.backward(p, &saved.merged, &gelu_backward(&saved.hidden, &d)?, grads)?;
         let mut d = self.norm.backward(p, &saved.x, &d.reshape(((), self.hidden))?, grads)?;
         for ((layer, &full), saved) in self.layers.iter().zip(&self.full).zip(&saved.layers).rev() {
             d = layer.backward(p, saved, &geometry.rotary, geometry.blocks(full), &d, grads)?;
         }
-        let dw = d.t()?.matmul(&saved.pixels)?.reshape(p.get(self.patch_embed).shape())?;
-        grads.add(self.patch_embed, dw)
+        let dw = linear_backward_weight(&gather_rows(&d, &geometry.places)?, &saved.pixels)?;
+        grads.add(self.patch_embed, dw.reshape(p.get(self.patch_embed).shape())?)
     }
 
     fn patch_weight(&self, p: &Params) -> Result<Tensor> {
@@ -131,12 +130,14 @@ impl VisionTower {
     fn geometry(&self, pictures: &[&Patches]) -> Result<Geometry> {
         let mut g = Geometry {
             order: vec![],
+            places: vec![],
             inverse: vec![],
             rotary: Rotary::new(&[], self.head_size / 2),
             windows: vec![],
             pictures: vec![],
         };
         let mut angles = vec![];
+        let frequencies = self.frequencies();
         for picture in pictures {
             let [t, h, w] = picture.grid_thw;
             ensure!(
@@ -147,14 +148,22 @@ impl VisionTower {
                 picture.grid_thw,
                 picture.values.len()
             );
-            (0..t).for_each(|_| self.add_frame(&mut g, h / self.merge, w / self.merge, &mut angles));
+            let size = (h / self.merge, w / self.merge);
+            (0..t).for_each(|_| self.add_frame(&mut g, size, &frequencies, &mut angles));
         }
+        g.places = inverse(&g.order);
         g.rotary = Rotary::new(&angles, self.head_size / 2);
         Ok(g)
     }
 
     /// Adds one frame of `rows` x `columns` visual tokens.
-    fn add_frame(&self, g: &mut Geometry, rows: usize, columns: usize, angles: &mut Vec<f64>) {
+    fn add_frame(
+        &self,
+        g: &mut Geometry,
+        (rows, columns): (usize, usize),
+        frequencies: &[f64],
+        angles: &mut Vec<f64>,
+    ) {
         let unit = self.merge * self.merge;
         let first = g.inverse.len();
         let mut place = first;
@@ -173,7 +182,10 @@ impl VisionTower {
                                 row * self.merge + inner / self.merge,
                                 column * self.merge + inner % self.merge,
                             );
-                            self.add_angles(angles, y, x);
+                            // Half of the frequencies turn with the row, half with the column.
+                            for at in [y, x] {
+                                angles.extend(frequencies.iter().map(|frequency| at as f64 * frequency));
+                            }
                         }
                     }
                 }
@@ -183,16 +195,18 @@ impl VisionTower {
         g.pictures.push(Block::full(rows * columns * unit));
     }
 
-    /// Half of the frequencies turn with the row, half with the column; base 10,000.
-    fn add_angles(&self, angles: &mut Vec<f64>, y: usize, x: usize) {
-        let quarter = self.head_size / 4;
-        for at in [y, x] {
-            for i in 0..quarter {
-                let frequency = libm::pow(10_000.0, -((2 * i) as f64) / (self.head_size / 2) as f64);
-                angles.push(at as f64 * frequency);
-            }
-        }
+    /// A quarter of the head size, base 10,000.
+    fn frequencies(&self) -> Vec<f64> {
+        let exponent = |i: usize| -((2 * i) as f64) / (self.head_size / 2) as f64;
+        (0..self.head_size / 4).map(|i| libm::pow(10_000.0, exponent(i))).collect()
     }
+}
+
+/// The inverse of a permutation.
+fn inverse(order: &[u32]) -> Vec<u32> {
+    let mut places = vec![0u32; order.len()];
+    order.iter().zip(0..).for_each(|(&at, place)| places[at as usize] = place);
+    places
 }
 
 impl Geometry {
