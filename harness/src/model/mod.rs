@@ -6,7 +6,7 @@
 //!
 //! - [`network`]: the whole model over packed groups; the prompt of a group is computed once.
 //! - [`decode`]: sampling with a paged cache (`pages`, `schedule`). [`optimizer`]: AdamW. [`checkpoint`]: the hub's layout.
-//! - `layer`, `vision`, `attention`, `head`, `kernels`, `positions`: the parts.
+//! - `layer`, `vision`, `attention`, `head`, `kernels`, `matmul`, `positions`, `sampler`: the parts.
 
 mod attention;
 pub mod checkpoint;
@@ -18,13 +18,14 @@ mod gpu;
 mod head;
 mod kernels;
 mod layer;
+mod matmul;
 pub mod network;
 mod ops;
 pub mod optimizer;
 mod pages;
 pub mod params;
 mod positions;
-mod sampling;
+mod sampler;
 mod schedule;
 mod vision;
 
