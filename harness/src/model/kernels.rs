@@ -151,7 +151,8 @@ pub(crate) fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tenso
 pub(crate) fn matmul_rows(x: &Tensor, w: &Tensor) -> Result<Tensor> {
     let (rows, inner) = x.dims2()?;
     let outer = w.dim(0)?;
-    let least = if outer <= 64 && inner > 512 { 65 } else { 2 }.max(256 / outer.max(1) + 1);
+    let cut_alike = if outer <= 64 && inner > 512 { 65 } else { 2 };
+    let least = cut_alike.max(256 / outer.max(1) + 1);
     if rows >= least {
         return Ok(x.matmul(&w.t()?)?);
     }
