@@ -6,12 +6,15 @@
 //!
 //! - [`network`]: the whole model over packed groups; the prompt of a group is computed once.
 //! - [`decode`]: sampling with a static cache. [`optimizer`]: AdamW. [`checkpoint`]: the hub's layout.
+//! - `gpu`: the feature `cuda`.
 //! - `layer`, `vision`, `attention`, `head`, `kernels`, `positions`: the parts.
 
 mod attention;
 pub mod checkpoint;
 pub mod config;
 pub mod decode;
+#[cfg(feature = "cuda")]
+pub mod gpu;
 mod head;
 mod kernels;
 mod layer;
