@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# A CUDA 13.0 toolchain (nvcc, headers, cuBLAS, cuRAND) from PyPI wheels, for machines without one; a machine whose
-# nvcc is on the PATH or under CUDA_HOME needs nothing of this. No GPU or driver is needed to build.
+# A CUDA 13.0 toolchain (nvcc, headers, cuBLAS, cuRAND) from PyPI wheels, for machines without one; where nvcc is on the
+# PATH nothing of this is needed. No GPU or driver is needed to build.
 #   ci/cuda-toolchain.sh [DIR]                sets it up (default: ${XDG_CACHE_HOME:-~/.cache}/harness-cuda)
 #   ci/cuda-toolchain.sh --print-env [DIR]    the same, and prints what the shell must know:
 #                                             eval "$(ci/cuda-toolchain.sh --print-env)"

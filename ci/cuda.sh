@@ -10,12 +10,12 @@ step() {
     "$@"
 }
 
-if ! command -v nvcc >/dev/null && [[ ! -x ${CUDA_HOME:-/usr/local/cuda}/bin/nvcc ]]; then
+PATH=$PATH:${CUDA_HOME:-/usr/local/cuda}/bin
+if ! command -v nvcc >/dev/null; then
     exports=$(bash ci/cuda-toolchain.sh --print-env)
     eval "$exports"
 fi
-nvcc=$(command -v nvcc || echo "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc")
-toolkit=$(dirname "$(dirname "$nvcc")")
+toolkit=$(dirname "$(dirname "$(command -v nvcc)")")
 export CUDA_COMPUTE_CAP=${CUDA_COMPUTE_CAP:-90} CUDAFORGE_THREADS=${CUDAFORGE_THREADS:-$(nproc)}
 
 # The crate's kernels as machine code, for the oldest capability and for the default one: PTX alone would only be
@@ -25,7 +25,7 @@ assemble_kernels() {
     out=$(mktemp -d)
     for cap in 80 90; do
         for type in F32 BF16; do
-            step "$nvcc" -cubin "-arch=sm_$cap" -O3 --fmad=true -std=c++17 "-DT_$type" -Xptxas -warn-spills \
+            step nvcc -cubin "-arch=sm_$cap" -O3 --fmad=true -std=c++17 "-DT_$type" -Xptxas -warn-spills \
                 -o "$out/kernels.cubin" harness/src/model/gpu/kernels.cu
         done
     done

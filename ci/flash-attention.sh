@@ -5,7 +5,7 @@
 # ci/THIRD-PARTY.md), each checked against its SHA-256. Nothing of it enters the repository.
 #   ci/flash-attention.sh [DIR]    DIR/flash-attention/sm_XX/libharness_flash_attention.a; DIR as for
 #                                  ci/cuda-toolchain.sh, XX from CUDA_COMPUTE_CAP, else of the card, else 90
-# Needs nvcc on the PATH or under CUDA_HOME, python3 with pip or venv, bash, ar. HARNESS_JOBS compilers run at a time
+# Needs nvcc on the PATH, python3 with pip or venv, bash, ar. HARNESS_JOBS compilers run at a time
 # (default: one a core). A second call finds the library. Runs from any directory.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -23,14 +23,6 @@ kernels=(
 stop() {
     echo "flash-attention.sh: $*" >&2
     exit 1
-}
-
-find_nvcc() {
-    command -v nvcc && return
-    local home=${CUDA_HOME:-/usr/local/cuda}
-    [[ -x $home/bin/nvcc ]] || stop "no nvcc on the PATH or under CUDA_HOME. Where no CUDA toolkit is installed:" \
-        'eval "$(ci/cuda-toolchain.sh --print-env)"'
-    echo "$home/bin/nvcc"
 }
 
 # As build.rs of the crate: 90 for compute capability 9.0.
@@ -108,7 +100,8 @@ inputs() {
     (cd "$gpu" && cat flash_shim.cu flash_torch/*/*/*.h flash_torch/*/*/*/*.cuh)
 }
 
-nvcc=$(find_nvcc)
+nvcc=$(command -v nvcc) || stop "no nvcc on the PATH. Where no CUDA toolkit is installed:" \
+    'eval "$(ci/cuda-toolchain.sh --print-env)"'
 cap=$(compute_cap)
 sources=$root/flash-attn-2.8.3.post2
 out=$root/sm_$cap

@@ -17,11 +17,12 @@ const DEFAULT_COMPUTE_CAP: &str = "90";
 pub fn run() {
     println!("cargo:rerun-if-changed=build/cuda.rs");
     watch_sources();
-    for variable in ["NVCC", "CUDA_HOME", "CUDA_PATH", "CUDA_COMPUTE_CAP"] {
+    for variable in ["NVCC", "CUDA_HOME", "CUDA_COMPUTE_CAP"] {
         println!("cargo:rerun-if-env-changed={variable}");
     }
     let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
-    let (nvcc, cap) = (nvcc(), compute_cap());
+    let nvcc = PathBuf::from(std::env::var_os("NVCC").unwrap_or("nvcc".into()));
+    let cap = compute_cap();
     println!("cargo:rustc-env=HARNESS_COMPUTE_CAP={cap}");
     for (define, file) in [("-DT_F32", "kernels_f32.ptx"), ("-DT_BF16", "kernels_bf16.ptx")] {
         compile(&nvcc, &cap, define, &out.join(file));
@@ -53,28 +54,12 @@ fn compile(nvcc: &Path, cap: &str, define: &str, ptx: &Path) {
             nvcc.display(),
             String::from_utf8_lossy(&output.stderr)
         )),
-        Err(error) => stop(&format!("{} does not start: {error}", nvcc.display())),
+        Err(error) => stop(&format!(
+            "the feature `cuda` needs nvcc of CUDA 12 or 13 on the PATH; {} does not start: {error}. Where no CUDA \
+             toolkit is installed: eval \"$(ci/cuda-toolchain.sh --print-env)\"",
+            nvcc.display()
+        )),
     }
-}
-
-/// NVCC, the nvcc on the PATH, that of CUDA_HOME or CUDA_PATH, or the usual place, in this order.
-fn nvcc() -> PathBuf {
-    let variable = |name| std::env::var_os(name).map(PathBuf::from);
-    let on_path = std::env::var_os("PATH")
-        .into_iter()
-        .flat_map(|path| std::env::split_paths(&path).map(|folder| folder.join("nvcc")).collect::<Vec<_>>());
-    let homes = [variable("CUDA_HOME"), variable("CUDA_PATH"), Some("/usr/local/cuda".into())];
-    variable("NVCC")
-        .into_iter()
-        .chain(on_path)
-        .chain(homes.into_iter().flatten().map(|home| home.join("bin/nvcc")))
-        .find(|file| file.is_file())
-        .unwrap_or_else(|| {
-            stop(
-                "the feature `cuda` needs nvcc of CUDA 12 or 13, found neither on the PATH nor under CUDA_HOME. Where \
-                 no CUDA toolkit is installed: eval \"$(ci/cuda-toolchain.sh --print-env)\"",
-            )
-        })
 }
 
 /// The compute capability as nvcc writes it: `90` for 9.0. `9.0`, `sm_90` and `90a` are understood.
