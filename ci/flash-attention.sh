@@ -65,12 +65,13 @@ fetch_sources() {
 }
 
 # The switches leave out what the harness does not use; their names are the package's (static_switch.h). Head size 128
-# fills its kernel, 80 does not fill that of 96.
+# fills its kernel, 80 does not fill that of 96. As with candle's kernels, what is built for 8.x runs on newer cards too.
 compile() {
-    local name=$1 source=$sources/flash_attn/$1.cu only=()
+    local name=$1 source=$sources/flash_attn/$1.cu only=() code=sm_$cap
+    [[ $cap -lt 90 ]] && code=[sm_$cap,compute_$cap]
     [[ $name == flash_shim ]] && source=$gpu/flash_shim.cu
     [[ $name == *hdim128* ]] && only=(-DFLASHATTENTION_DISABLE_UNEVEN_K)
-    "$nvcc" -c -o "$objects/$name.o" "$source" -gencode "arch=compute_$cap,code=sm_$cap" -std=c++17 -O3 \
+    "$nvcc" -c -o "$objects/$name.o" "$source" -gencode "arch=compute_$cap,code=$code" -std=c++17 -O3 \
         -U__CUDA_NO_HALF_OPERATORS__ -U__CUDA_NO_HALF_CONVERSIONS__ -U__CUDA_NO_HALF2_OPERATORS__ \
         -U__CUDA_NO_BFLOAT16_CONVERSIONS__ --expt-relaxed-constexpr --expt-extended-lambda --use_fast_math \
         -DFLASHATTENTION_DISABLE_DROPOUT -DFLASHATTENTION_DISABLE_ALIBI -DFLASHATTENTION_DISABLE_SOFTCAP \
@@ -96,7 +97,9 @@ build() {
 # What the library was made of: another compiler or another interface makes another library.
 inputs() {
     "$nvcc" --version | tail -n 1
-    (cd "$here" && cat flash-attention.sh flash-attention-requirements.txt)
+    declare -f compile
+    echo "${kernels[*]} $sdist_sha256"
+    cat "$here/flash-attention-requirements.txt"
     (cd "$gpu" && cat flash_shim.cu flash_torch/*/*/*.h flash_torch/*/*/*/*.cuh)
 }
 
