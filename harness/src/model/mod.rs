@@ -6,7 +6,9 @@
 //!
 //! - [`network`]: the whole model over packed groups; the prompt of a group is computed once.
 //! - [`decode`]: sampling with a paged cache (`pages`, `schedule`). [`optimizer`]: AdamW. [`checkpoint`]: the hub's layout.
-//! - `layer`, `vision`, `attention`, `head`, `kernels`, `matmul`, `positions`, `sampler`: the parts.
+//! - `compute`: the device; `ops`: the operations on it, by `kernels`, `matmul`, `attention`, `head`, `sampler` on the
+//!   processor and by `gpu` on a card.
+//! - `layer`, `vision`, `positions`: the parts.
 
 mod attention;
 pub mod checkpoint;
@@ -14,7 +16,7 @@ mod compute;
 pub mod config;
 pub mod decode;
 #[cfg(feature = "gpu")]
-mod gpu;
+pub mod gpu;
 mod head;
 mod kernels;
 mod layer;
