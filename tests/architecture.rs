@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Every module and its level. A module uses its own level and those below.
-const LEVELS: [(&str, u8); 26] = [
+const LEVELS: [(&str, u8); 27] = [
     ("types", 0),
     ("settings", 0),
     ("rng", 0),
@@ -28,6 +28,7 @@ const LEVELS: [(&str, u8); 26] = [
     ("train", 3),
     ("eval", 3),
     ("score", 3),
+    ("speed", 3),
     ("config", 4),
     ("study", 4),
     ("report", 4),

@@ -115,6 +115,18 @@ fn a_bad_question_file_is_named_with_its_line() {
     assert!(!runs.exists(), "a run was begun");
 }
 
+/// By the lengths of these questions, before anything is trained.
+#[test]
+fn a_training_that_cannot_fit_is_refused() {
+    let out = reference().with_base();
+    let data = questions(out.path());
+    let longer = ["--set", "sampling.max_new_tokens=100000000000"];
+    refused(
+        own("train", out.path(), &data, &longer),
+        &["while updating", "activations kept", "compute.recompute=true"],
+    );
+}
+
 #[test]
 fn a_picture_that_is_none_is_named_with_its_item() {
     let out = reference().with_base();

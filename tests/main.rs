@@ -1,6 +1,8 @@
 //! All integration tests, one binary.
 mod algo;
 mod architecture;
+#[cfg(feature = "candle")]
+mod bench;
 mod benchmarks;
 #[cfg(feature = "candle")]
 mod checkpoint;

@@ -59,6 +59,7 @@ fn scale_32b_differs_in_model_and_length() {
         changed,
         [
             "checkpoint.repo",
+            "compute.kv_tokens",
             "eval.sampling.max_new_tokens",
             "model.heads",
             "model.hidden_size",
@@ -129,6 +130,68 @@ fn a_dry_run_prints_the_plan_and_leaves_nothing() {
         });
     }
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "a dry run writes nothing");
+}
+
+/// The plans of the two scales of the paper, to the byte; they depend on no machine.
+#[test]
+fn plan_states_memory_what_fits_and_time() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, arguments) in [("7b", &["--scale", "7b"][..]), ("32b", &["--scale", "32b", "--gpus", "8"])] {
+        let plan = succeeds(offline(&[&["plan"], arguments].concat(), folder.path())).stdout;
+        insta::with_settings!({ snapshot_path => "snapshots", prepend_module_to_snapshot => false }, {
+            insta::assert_snapshot!(format!("fit__{name}"), plan);
+        });
+    }
+    let tiny = succeeds(offline(&["plan", "--scale", "tiny", "--gpu-memory", "0.25"], folder.path())).stdout;
+    for named in ["available: 256.0 MiB", "these settings", "on 2 processor cores"] {
+        assert!(tiny.contains(named), "{named}: {tiny}");
+    }
+    assert!(!tiny.contains("assumed"), "{tiny}");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+/// What `plan` recommends fits, and one more group does not.
+#[test]
+fn the_recommended_micro_batch_is_the_largest_that_fits() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = |sets: &[&str]| {
+        let mut command =
+            offline(&["plan", "--scale", "7b", "--set", "compute.kv_tokens=131072"], folder.path());
+        for set in sets {
+            command.args(["--set", set]);
+        }
+        succeeds(command).stdout
+    };
+    let text = plan(&[]);
+    let (_, after) = text.split_once("--set train.micro_batch_responses=").unwrap();
+    let micro: u32 = after.split_whitespace().next().unwrap().parse().unwrap();
+    assert!(plan(&[&format!("train.micro_batch_responses={micro}")]).contains("these settings fit"));
+    let more = plan(&[&format!("train.micro_batch_responses={}", micro + 8)]);
+    assert!(more.contains("these settings do not fit") && more.contains("ways out"), "{more}");
+}
+
+#[test]
+fn plan_refuses_what_makes_no_sense() {
+    let folder = tempfile::tempdir().unwrap();
+    let no =
+        |more: &[&str], named: &[&str]| refused(offline(&[&["plan"], more].concat(), folder.path()), named);
+    no(&["--gpus", "0"], &["--gpus"]);
+    no(&["--variant", "base"], &["base", "--variant"]);
+    no(&["--gpu-memory", "0"], &["--gpu-memory"]);
+    no(&["--scale", "9b"], &["9b"]);
+}
+
+/// Before a download or a file, with the part that is too large and the ways out.
+#[test]
+fn what_cannot_fit_into_the_machine_is_refused_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command =
+        offline(&["reproduce", "--scale", "7b", "--set", "model.layers=1000000"], folder.path());
+    for set in ["device=cpu", "dtype=f32", "gradient_dtype=f32", "optimizer_state=f32"] {
+        command.args(["--set", &format!("compute.{set}")]);
+    }
+    refused(command, &["GiB", "the largest part: keys and values", "ways out", "harness plan"]);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
 #[test]

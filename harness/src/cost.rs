@@ -1,18 +1,18 @@
-//! What a training step costs, by formula: weights, memory by part, tokens, floating-point operations. Pure
-//! arithmetic on settings; nothing here is measured, and it knows no device.
-//!
-//! Formulas: a weight takes part in one multiplication and one addition per token, so a forward pass costs
-//! 2 operations per weight and token, and a backward pass twice that. Recomputing each layer in the backward pass adds one more
-//! forward. Attention adds 4 x width x (tokens it looks back at) per token and layer to a forward pass.
+//! What a training step costs, by formula: weights, [`memory`] by part, tokens, floating-point operations ([`flops`]),
+//! and the [`time`] that follows at given rates. Pure arithmetic on settings; nothing here is measured.
 
-use crate::settings::{Dtype, ModelSettings, OptimizerState, TrainSettings};
+pub mod flops;
+pub mod memory;
+pub mod time;
+pub mod units;
+
+use crate::settings::{ModelSettings, TrainSettings};
+use flops::{Sequences, Vision};
 
 /// Side in pixels of the square that becomes one visual token.
 const TOKEN_PIXELS: usize = 28;
 /// Values of one patch: 3 channels x 2 frames x 14 x 14.
 const PATCH_VALUES: u64 = 1176;
-/// Tokens whose logits exist at the same time.
-const LOGIT_CHUNK: u64 = 1024;
 
 /// Number of weights of a Qwen2.5-VL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,19 +34,22 @@ impl Weights {
 
 /// Counts the weights of a model of these sizes.
 pub fn weights(model: &ModelSettings, vocab_size: usize) -> Weights {
-    let (width, wide) = (model.hidden_size as u64, model.intermediate_size as u64);
-    let kv = kv_width(model);
-    let attention = 2 * width * width + width + 2 * (width * kv + kv);
-    let layer = attention + 3 * width * wide + 2 * width;
+    let width = model.hidden_size as u64;
     let (v, v_wide) = (model.vision_hidden_size as u64, model.vision_intermediate_size as u64);
     let block = 4 * v * v + 4 * v + 3 * v * v_wide + 2 * v_wide + v + 2 * v;
     let merger = v + (4 * v) * (4 * v) + 4 * v + 4 * v * width + width;
     let tables = if model.tie_word_embeddings { 1 } else { 2 };
     Weights {
         vocabulary: tables * vocab_size as u64 * width,
-        language: model.layers as u64 * layer + width,
+        language: model.layers as u64 * layer_weights(model) + width,
         vision: PATCH_VALUES * v + model.vision_depth as u64 * block + merger,
     }
+}
+
+/// Weights of one layer of the language model.
+fn layer_weights(model: &ModelSettings) -> u64 {
+    let (width, wide, kv) = (model.hidden_size as u64, model.intermediate_size as u64, kv_width(model));
+    2 * width * width + width + 2 * (width * kv + kv) + 3 * width * wide + 2 * width
 }
 
 /// Width of the keys (and of the values) of all heads of one layer.
@@ -59,10 +62,10 @@ pub fn picture_tokens(model: &ModelSettings) -> u64 {
     (model.max_pixels / (TOKEN_PIXELS * TOKEN_PIXELS)) as u64
 }
 
-/// Most visual tokens of a prompt: as many of the largest pictures as it has room for, at least one.
-fn visual_tokens(model: &ModelSettings, lengths: Lengths) -> u64 {
-    let picture = picture_tokens(model);
-    picture * (lengths.prompt / picture.max(1)).max(1)
+/// Visual tokens of as many of the largest pictures as a prompt has room for, at least one.
+pub fn most_visual_tokens(model: &ModelSettings, prompt: u64) -> u64 {
+    let picture = picture_tokens(model).max(1);
+    ((prompt / picture).max(1) * picture).min(prompt)
 }
 
 /// Longest prompt and response, in tokens.
@@ -70,119 +73,29 @@ fn visual_tokens(model: &ModelSettings, lengths: Lengths) -> u64 {
 pub struct Lengths {
     /// Prompt with its visual tokens.
     pub prompt: u64,
+    /// Those visual tokens.
+    pub visual: u64,
     /// Response.
     pub response: u64,
 }
 
-/// Memory in bytes by part, if every prompt and response has its greatest length.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Memory {
-    /// The weights.
-    pub weights: u64,
-    /// Their gradients.
-    pub gradients: u64,
-    /// The optimiser's state.
-    pub optimizer: u64,
-    /// Inputs of all layers for one micro-batch, kept for the backward pass.
-    pub layer_inputs: u64,
-    /// Intermediate values of one layer while it is computed again, and the logits of one chunk.
-    pub workspace: u64,
-    /// Keys and values of the responses that are sampled at the same time, and of their prompts.
-    pub kv_cache: u64,
-}
-
-impl Memory {
-    /// The parts that are there all the time, and the larger of what sampling and updating need.
-    pub fn peak(&self) -> u64 {
-        self.weights + self.gradients + self.optimizer + self.kv_cache.max(self.layer_inputs + self.workspace)
+/// The sequences of one training step at their greatest lengths, each prompt once for its group, its visual tokens those
+/// of the largest pictures.
+pub fn step_sequences(model: &ModelSettings, train: &TrainSettings, lengths: Lengths) -> Sequences {
+    Sequences {
+        prompts: train.prompts_per_step as u64,
+        group: train.group_size as u64,
+        prompt_tokens: lengths.prompt,
+        response_tokens: lengths.response,
+        vision: Vision::of_pictures(model, lengths.visual),
     }
-}
-
-/// Memory of training. `sequences` are sampled at the same time.
-pub fn memory(
-    model: &ModelSettings,
-    vocab_size: usize,
-    dtype: Dtype,
-    optimizer: OptimizerState,
-    train: &TrainSettings,
-    lengths: Lengths,
-    sequences: usize,
-) -> Memory {
-    let (bytes, group) = (dtype.bytes(), train.group_size as u64);
-    let count = weights(model, vocab_size).total();
-    let responses = train.micro_batch_responses as u64;
-    let tokens = responses * lengths.response + responses.div_ceil(group) * lengths.prompt;
-    let patches = 4 * visual_tokens(model, lengths) * responses.div_ceil(group);
-    let (width, kv) = (model.hidden_size as u64, kv_width(model));
-    let (v, v_wide) = (model.vision_hidden_size as u64, model.vision_intermediate_size as u64);
-    let layer = tokens * (4 * width + 2 * kv + 3 * model.intermediate_size as u64) * bytes;
-    let block = patches * (6 * v + 3 * v_wide) * bytes;
-    let logits = 2 * LOGIT_CHUNK * vocab_size as u64 * Dtype::F32.bytes();
-    let cached = sequences as u64 * lengths.response + (sequences as u64).div_ceil(group) * lengths.prompt;
-    Memory {
-        weights: count * bytes,
-        gradients: count * bytes,
-        optimizer: count * optimizer.bytes(),
-        layer_inputs: (tokens * width * model.layers as u64 + patches * v * model.vision_depth as u64)
-            * bytes,
-        workspace: layer.max(block) + logits,
-        kv_cache: cached * 2 * kv * model.layers as u64 * bytes,
-    }
-}
-
-/// Tokens of one training step, if every prompt and response has its greatest length and no group is thrown away.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StepTokens {
-    /// Prompt tokens, each prompt once for its group.
-    pub prompt: u64,
-    /// Response tokens.
-    pub response: u64,
-}
-
-/// Counts a step's tokens.
-pub fn step_tokens(train: &TrainSettings, lengths: Lengths) -> StepTokens {
-    let prompts = train.prompts_per_step as u64;
-    StepTokens {
-        prompt: prompts * lengths.prompt,
-        response: prompts * train.group_size as u64 * lengths.response,
-    }
-}
-
-/// Floating-point operations of the passes over the language model of one step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StepFlops {
-    /// Sampling: every token once.
-    pub rollout: u64,
-    /// One forward pass over prompts and responses.
-    pub scoring: u64,
-    /// Forward and backward pass of the update, without the recomputation of layers.
-    pub update: u64,
-}
-
-/// Counts a step's operations; each prompt is computed once for its group.
-pub fn step_flops(
-    model: &ModelSettings,
-    vocab_size: usize,
-    tokens: StepTokens,
-    lengths: Lengths,
-) -> StepFlops {
-    let weights = weights(model, vocab_size);
-    let head = (vocab_size * model.hidden_size) as u64;
-    let pair = 4 * (model.hidden_size * model.layers) as u64;
-    let attention = pair
-        * (tokens.prompt * lengths.prompt / 2 + tokens.response * (lengths.prompt + lengths.response / 2));
-    let language = 2 * (tokens.prompt + tokens.response) * weights.language;
-    let prompts = tokens.prompt / lengths.prompt.max(1);
-    let vision = 2 * 4 * prompts * visual_tokens(model, lengths) * weights.vision;
-    let forward = attention + language + vision + 2 * tokens.response * head;
-    StepFlops { rollout: forward, scoring: forward, update: 3 * forward }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn sizes(text: [usize; 5], tied: bool, vision_wide: usize) -> ModelSettings {
+    pub(super) fn sizes(text: [usize; 5], tied: bool, vision_wide: usize) -> ModelSettings {
         let [hidden_size, intermediate_size, layers, heads, kv_heads] = text;
         ModelSettings {
             hidden_size,
@@ -213,48 +126,5 @@ mod tests {
         assert_eq!(weights(&thirty_two, 152_064).total(), 33_452_718_336);
         let three = sizes([2048, 11008, 36, 16, 2], true, 3420);
         assert_eq!(weights(&three, 151_936).total(), 3_754_622_976);
-    }
-
-    #[test]
-    fn memory_of_a_small_case_by_hand() {
-        let model = ModelSettings { max_pixels: 784, ..sizes([64, 128, 2, 4, 2], false, 32) };
-        let train = TrainSettings {
-            steps: 1,
-            prompts_per_step: 4,
-            group_size: 2,
-            mini_batch_prompts: 4,
-            micro_batch_responses: 3,
-            refill_prompts: 4,
-            max_refills: 0,
-            old_logp: crate::settings::OldLogp::Rollout,
-            checkpoint_every: 1,
-        };
-        let lengths = Lengths { prompt: 10, response: 100 };
-        let memory = memory(&model, 50, Dtype::Bf16, OptimizerState::Bf16Kahan, &train, lengths, 5);
-        let count = weights(&model, 50).total();
-        assert_eq!([memory.weights, memory.gradients, memory.optimizer], [2 * count, 2 * count, 6 * count]);
-        // 3 responses of 2 prompts; 10 pictures of 4 patches per prompt.
-        assert_eq!(memory.layer_inputs, (320 * 64 * 2 + 80 * 1280 * 32) * 2);
-        // 5 responses of 3 prompts; keys and values 32 wide in 2 layers.
-        assert_eq!(memory.kv_cache, 530 * 2 * 32 * 2 * 2);
-        // A vision block is larger than a layer here.
-        assert_eq!(memory.workspace, 80 * (6 * 1280 + 3 * 32) * 2 + 2 * 1024 * 50 * 4);
-        let peak = 10 * count + memory.layer_inputs + memory.workspace;
-        assert_eq!(memory.peak(), peak.max(10 * count + memory.kv_cache));
-        let tokens = step_tokens(&train, lengths);
-        assert_eq!((tokens.prompt, tokens.response), (40, 800));
-    }
-
-    /// At 7B the weights dominate: 2 x weights x tokens, to a fifth.
-    #[test]
-    fn operations_are_about_two_per_weight_and_token() {
-        let model = sizes([3584, 18944, 28, 28, 4], false, 3420);
-        let lengths = Lengths { prompt: 1_400, response: 1_000 };
-        let tokens = StepTokens { prompt: 1_400 * 384, response: 1_000 * 3_072 };
-        let flops = step_flops(&model, 152_064, tokens, lengths);
-        let rule = 2.0 * 7.6e9 * (tokens.prompt + tokens.response) as f64;
-        let ratio = flops.scoring as f64 / rule;
-        assert!((0.9..1.25).contains(&ratio), "{ratio}");
-        assert_eq!(flops.update, 3 * flops.scoring);
     }
 }

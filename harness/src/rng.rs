@@ -29,6 +29,8 @@ pub enum Purpose {
     Statistics,
     /// Order and noise of the supervised warm start; coordinates: step.
     WarmStart,
+    /// Tokens, pictures and derivatives that are only timed; coordinates: what, then which.
+    Timing,
 }
 
 /// One coordinate of a draw.

@@ -44,6 +44,15 @@ pub struct Renderer {
     files: Files,
 }
 
+/// Length of a prompt in tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PromptSize {
+    /// All of them.
+    pub tokens: usize,
+    /// Those of its pictures.
+    pub visual: usize,
+}
+
 /// A model that can answer questions.
 #[derive(Clone)]
 pub struct Policy {
@@ -181,11 +190,11 @@ impl Renderer {
         Ok(Prompt { ids: tokens.ids, pictures })
     }
 
-    /// Length of a question's prompt in tokens, without decoding its pictures' pixels.
+    /// Length of a question's prompt, without decoding its pictures' pixels.
     ///
     /// # Errors
     /// As for [`Renderer::prompt`], as far as a picture's header tells.
-    pub fn prompt_tokens(&self, example: &Example) -> Result<usize> {
+    pub fn prompt_size(&self, example: &Example) -> Result<PromptSize> {
         let item = || named(example);
         let grids: Vec<[usize; 3]> = example
             .images
@@ -195,10 +204,10 @@ impl Renderer {
             .with_context(item)?;
         let text =
             self.template.render(&example.problem, grids.len(), &self.instruction).with_context(item)?;
-        Ok(encode_prompt(&self.tokenizer, &text, &grids, self.processor.merge_size)
-            .with_context(item)?
-            .ids
-            .len())
+        let merge = self.processor.merge_size;
+        let tokens = encode_prompt(&self.tokenizer, &text, &grids, merge).with_context(item)?.ids.len();
+        let patches: usize = grids.iter().map(|grid| grid.iter().product::<usize>()).sum();
+        Ok(PromptSize { tokens, visual: patches / (merge * merge).max(1) })
     }
 
     /// The text of a response, special tokens left out.
@@ -400,7 +409,7 @@ impl Policy {
     ) -> Result<()> {
         let renderer = self.renderer.as_ref();
         let lengths: Vec<usize> =
-            examples.par_iter().map(|e| renderer.prompt_tokens(e)).collect::<Result<_>>()?;
+            examples.par_iter().map(|e| Ok(renderer.prompt_size(e)?.tokens)).collect::<Result<_>>()?;
         let groups = examples
             .iter()
             .zip(lengths)

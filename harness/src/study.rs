@@ -5,11 +5,13 @@
 //! `harness report` asks.
 
 mod base;
+mod budget;
 mod forecast;
 mod inputs;
 mod questions;
 
 pub use base::{base_policy, evaluated};
+pub use budget::{Machine, outlook, refuse_what_cannot_fit};
 pub use forecast::{by_repository, downloads, downloads_in_words, forecast};
 pub use inputs::{DataRecord, Inputs, fingerprint};
 pub use questions::{
@@ -222,6 +224,7 @@ fn find(store: &Store, key: &CellKey) -> Result<Option<crate::store::CellRecord>
 fn refuse_missing_device(configs: &[RunConfig]) -> Result<()> {
     for config in configs {
         Compute::open(&config.compute).with_context(|| forecast::needs_gpu(configs))?;
+        budget::refuse(&budget::load(config, 1)?, budget::available(&config.compute), 0)?;
     }
     Ok(())
 }
@@ -267,7 +270,8 @@ fn run_cell(
     cell.mark_done()
 }
 
-/// Trains a cell from its newest checkpoint, or from the start.
+/// Trains a cell from its newest checkpoint, or from the start. The base policy is given away, so that its weights are
+/// not kept beside those that replace them.
 pub fn train(
     recipe: Recipe<'_>,
     data: &dyn TrainingData,

@@ -1,9 +1,11 @@
 //! The command line: arguments in, calls of the library, progress and tables out. Nothing else prints.
 
+mod bench;
 mod commands;
 mod display;
 mod fetch;
 mod own;
+mod plan;
 mod score;
 
 use crate::bench::RowCheck;
@@ -28,6 +30,8 @@ Examples:
   harness train --data my.jsonl --variant vppo       train on your own questions
   harness grade --input answers.jsonl --output verdicts.jsonl
   harness score --model DIR --input given.jsonl --output scores.jsonl --corruption patches
+  harness plan --scale 32b --gpus 8                  memory by part, largest micro-batch and cache, time of a step
+  harness bench --model DIR --json                   a training step on random data: seconds, tokens/s, memory, MFU
 
 Ctrl-C stops at the next safe point; the same command goes on from there.";
 
@@ -53,6 +57,10 @@ enum Command {
     Fetch(FetchArgs),
     /// Grade answers from a JSONL file
     Grade(GradeArgs),
+    /// Memory by part, what fits, and the time of a step, by formula; nothing is run
+    Plan(plan::PlanArgs),
+    /// Time one training step on random tokens and pictures
+    Bench(bench::BenchArgs),
     /// Score given responses: log-probability, entropy and visual dependency of every token
     Score(score::ScoreArgs),
 }
@@ -274,6 +282,8 @@ fn run(command: &Command) -> Result<()> {
         Command::Eval(args) => own::eval(args),
         Command::Fetch(args) => fetch::fetch(args),
         Command::Grade(args) => commands::grade(args),
+        Command::Plan(args) => plan::plan(args),
+        Command::Bench(args) => bench::bench(args),
         Command::Score(args) => score::score(args),
     }
 }

@@ -165,6 +165,7 @@ pub(super) fn train(args: &TrainArgs) -> Result<()> {
         questions = study::without_long_prompts(questions, &base.policy, limit, &mut record, &display)?;
     }
     let OwnRun { config, policy, cell, .. } = OwnRun::open(&args.own, config, "train", base, vec![record])?;
+    study::refuse_what_cannot_fit(&config, &policy, &questions)?;
     let recipe = Recipe {
         algorithm: &algorithm,
         train: &config.train,

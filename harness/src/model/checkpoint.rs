@@ -7,6 +7,7 @@
 //! transformers' `modeling_utils.py` for the index. Deviations: an index whose `total_size` is wrong is refused, and
 //! so is a head that a tied configuration says not to be there and that differs from the embedding.
 
+mod bare;
 mod catalogue;
 mod float;
 mod names;
@@ -22,6 +23,7 @@ use super::params::Source;
 use crate::rng::{Purpose, stream};
 use crate::settings::{ModelSettings, OptimizerSettings};
 use anyhow::{Context, Result, ensure};
+pub use bare::{PictureMarks, open_or_fill};
 use candle_core::Tensor;
 use catalogue::{Catalogue, Inventory};
 pub(crate) use save::files_for;
@@ -153,27 +155,43 @@ struct Initial {
     layers: usize,
 }
 
+/// How a tensor begins.
+enum Start {
+    /// One value everywhere: norms and biases.
+    Constant(f32),
+    /// Normal with this standard deviation.
+    Normal(f64),
+}
+
+/// How the tensor of this name and shape begins in a model of `layers` layers.
+fn start(name: &str, shape: &[usize], layers: usize) -> Start {
+    if shape.len() == 1 {
+        return Start::Constant(if name.ends_with("bias") { 0.0 } else { 1.0 });
+    }
+    let fan_in: usize = shape[1..].iter().product();
+    let residual =
+        ["o_proj.weight", "down_proj.weight", "attn.proj.weight"].iter().any(|s| name.ends_with(s));
+    Start::Normal(if name.contains("embed_tokens") {
+        0.2
+    } else if name.contains("lm_head") {
+        0.05
+    } else if residual {
+        (1.0 / (fan_in * 2 * layers) as f64).sqrt()
+    } else {
+        (1.0 / fan_in as f64).sqrt()
+    })
+}
+
 impl Source for Initial {
     fn take(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
         let count: usize = shape.iter().product();
-        if shape.len() == 1 {
-            let constant = if name.ends_with("bias") { 0.0 } else { 1.0 };
-            return tensor(vec![constant; count], shape);
+        match start(name, shape, self.layers) {
+            Start::Constant(constant) => tensor(vec![constant; count], shape),
+            Start::Normal(std) => {
+                let mut draws = stream(self.seed, Purpose::Weights, &[name.into()]);
+                tensor((0..count).map(|_| (draws.normal() * std) as f32).collect(), shape)
+            }
         }
-        let fan_in: usize = shape[1..].iter().product();
-        let residual =
-            ["o_proj.weight", "down_proj.weight", "attn.proj.weight"].iter().any(|s| name.ends_with(s));
-        let std = if name.contains("embed_tokens") {
-            0.2
-        } else if name.contains("lm_head") {
-            0.05
-        } else if residual {
-            (1.0 / (fan_in * 2 * self.layers) as f64).sqrt()
-        } else {
-            (1.0 / fan_in as f64).sqrt()
-        };
-        let mut draws = stream(self.seed, Purpose::Weights, &[name.into()]);
-        tensor((0..count).map(|_| (draws.normal() * std) as f32).collect(), shape)
     }
 }
 

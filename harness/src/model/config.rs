@@ -1,7 +1,7 @@
 //! The hub's `config.json` of a Qwen2.5-VL checkpoint, in both layouts that are in use: the original flat one and
 //! the nested one (`text_config`) that newer transformers write.
 
-use crate::settings::ModelSettings;
+use crate::settings::{ModelSettings, PixelRange};
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -138,6 +138,29 @@ impl VlConfig {
         };
         config.check()?;
         Ok(config)
+    }
+
+    /// The sizes as settings, for pictures between these areas.
+    pub fn to_settings(&self, pictures: PixelRange) -> Result<ModelSettings> {
+        let (t, v) = (&self.text, &self.vision);
+        Ok(ModelSettings {
+            hidden_size: t.hidden_size,
+            intermediate_size: t.intermediate_size,
+            layers: t.num_hidden_layers,
+            heads: t.num_attention_heads,
+            kv_heads: t.num_key_value_heads,
+            mrope_section: self.mrope_section()?,
+            rope_theta: self.rope_theta(),
+            tie_word_embeddings: self.tie_word_embeddings,
+            vision_hidden_size: v.hidden_size,
+            vision_intermediate_size: v.intermediate_size,
+            vision_depth: v.depth,
+            vision_heads: v.num_heads,
+            vision_full_attention_blocks: v.fullatt_block_indexes.clone(),
+            vision_window_pixels: v.window_size,
+            min_pixels: pictures.min_pixels,
+            max_pixels: pictures.max_pixels,
+        })
     }
 
     fn check(&self) -> Result<()> {

@@ -6,9 +6,9 @@
 //! count nor the vector width of the machine can change a bit; exponentials are our own polynomial for the
 //! same reason.
 
+use super::matmul::{Strips, product, transposed_product};
 use super::ops::Rule;
 use super::optimizer::State;
-use super::matmul::{Strips, product, transposed_product};
 use anyhow::{Result, bail};
 use candle_core::{CpuStorage, DType, Device, InplaceOp2, InplaceOp3, Layout, Storage, StorageRef, Tensor};
 use rayon::prelude::*;

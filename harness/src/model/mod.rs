@@ -7,7 +7,7 @@
 //! - [`network`]: the whole model over packed groups; the prompt of a group is computed once.
 //! - [`decode`]: sampling with a paged cache (`pages`, `schedule`). [`optimizer`]: AdamW. [`checkpoint`]: the hub's layout.
 //! - `compute`: the device; `ops`: the operations on it, by `kernels`, `matmul`, `attention`, `head`, `sampler` on the
-//!   processor and by `gpu` on a card.
+//!   processor and by `gpu` on a card. [`machine`]: how fast a device is and when it is done.
 //! - `layer`, `vision`, `positions`: the parts.
 
 mod attention;
@@ -20,6 +20,7 @@ pub mod gpu;
 mod head;
 mod kernels;
 mod layer;
+pub mod machine;
 mod matmul;
 pub mod network;
 mod ops;

@@ -26,6 +26,7 @@ mod canonical;
 mod cell;
 mod files;
 mod line_writer;
+mod machine;
 mod provenance;
 mod samples;
 mod sealed;
@@ -35,6 +36,7 @@ pub use canonical::{Difference, canonical_json, content_hash, differences, prett
 pub use cell::{Cell, CellRecord, StepLine};
 pub use files::{read_jsonl, write_file, write_files};
 pub use line_writer::LineWriter;
+pub use machine::{available_bytes, peak_resident_bytes};
 pub use provenance::Provenance;
 pub use samples::SampleLog;
 pub use sealed::{Checkpoint, Checkpoints};

@@ -3,13 +3,15 @@
 //! Memory and operations are computed by the formulas of [`crate::cost`]; times come from `results/timing.csv`, which
 //! says for each where it was measured.
 
+use super::budget;
 use super::questions::{checkpoint_files, expected_rows, wanted_dataset};
 use super::{Plan, RunConfig, find};
 use crate::bench::Manifest;
 use crate::config::Origin;
-use crate::cost::{Lengths, Memory, StepTokens, memory, picture_tokens, step_flops, step_tokens, weights};
+use crate::cost::units::{bytes, operations, thousands};
+use crate::cost::{Lengths, flops, most_visual_tokens, picture_tokens, step_sequences, weights};
 use crate::hub::{FetchPlan, Hub, Wanted};
-use crate::settings::{ComputeSettings, Device};
+use crate::settings::Device;
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
@@ -111,7 +113,7 @@ fn origin(config: &RunConfig) -> Result<Vec<String>> {
 }
 
 /// Rows of the embedding. A model that is made here gets them from its word list, which is small.
-fn vocabulary(config: &RunConfig) -> Result<usize> {
+pub(super) fn vocabulary(config: &RunConfig) -> Result<usize> {
     Ok(match config.origin()? {
         Origin::Made { .. } => 1024,
         Origin::Hub { checkpoint, .. } => checkpoint.vocab_size,
@@ -187,21 +189,26 @@ fn gigabytes(bytes: u64) -> f64 {
     bytes as f64 / 1e9
 }
 
-fn lengths(config: &RunConfig) -> Result<Lengths> {
-    let prompt = match config.origin()? {
-        Origin::Made { .. } => picture_tokens(&config.model) + TEXT_TOKENS,
-        Origin::Hub { data, .. } => data.max_prompt_tokens as u64,
+pub(super) fn lengths(config: &RunConfig) -> Result<Lengths> {
+    let model = &config.model;
+    let (prompt, visual) = match config.origin()? {
+        Origin::Made { .. } => (picture_tokens(model) + TEXT_TOKENS, picture_tokens(model)),
+        Origin::Hub { data, .. } => {
+            let prompt = data.max_prompt_tokens as u64;
+            (prompt, most_visual_tokens(model, prompt))
+        }
     };
-    Ok(Lengths { prompt, response: config.sampling.max_new_tokens as u64 })
+    Ok(Lengths { prompt, visual, response: config.sampling.max_new_tokens as u64 })
 }
 
-fn training(config: &RunConfig) -> Result<Vec<String>> {
+pub(super) fn training(config: &RunConfig) -> Result<Vec<String>> {
     let train = &config.train;
     let lengths = lengths(config)?;
-    let tokens = step_tokens(train, lengths);
-    let flops = step_flops(&config.model, vocabulary(config)?, tokens, lengths);
-    let prompt = tokens.prompt * train.group_size as u64;
-    let apart = step_flops(&config.model, vocabulary(config)?, StepTokens { prompt, ..tokens }, lengths);
+    let vocabulary = vocabulary(config)?;
+    let step = step_sequences(&config.model, train, lengths);
+    let (prompt, response) = (step.all_prompt_tokens(), step.all_response_tokens());
+    let scoring = flops::forward(&config.model, vocabulary, &step).total();
+    let apart = flops::forward(&config.model, vocabulary, &step.apart()).total();
     let updates = train.prompts_per_step / train.mini_batch_prompts;
     Ok(vec![
         format!(
@@ -214,18 +221,18 @@ fn training(config: &RunConfig) -> Result<Vec<String>> {
         ),
         format!(
             "per step at greatest lengths: {} response tokens, {} prompt tokens (each prompt once for its group); in all {}",
-            thousands(tokens.response),
-            thousands(tokens.prompt),
-            thousands(train.steps * (tokens.response + tokens.prompt))
+            thousands(response),
+            thousands(prompt),
+            thousands(train.steps * (response + prompt))
         ),
         format!(
             "operations of them: rollout {}, a scoring pass {}, update {} without the recomputation of layers; old \
              log-probabilities that are recomputed take one scoring pass, visual dependency another ({} where every \
              response has its own corrupted picture)",
-            operations(flops.rollout),
-            operations(flops.scoring),
-            operations(flops.update),
-            operations(apart.scoring)
+            operations(scoring),
+            operations(scoring),
+            operations(flops::update(&config.model, vocabulary, &step)),
+            operations(apart)
         ),
         "groups without spread are drawn again where the algorithm filters: then sampling costs more, without a bound"
             .to_owned(),
@@ -252,46 +259,18 @@ fn evaluation(config: &RunConfig) -> Result<Vec<String>> {
     ])
 }
 
-fn memory_of(config: &RunConfig) -> Result<Memory> {
-    let ComputeSettings { dtype, optimizer_state, .. } = config.compute;
-    let vocabulary = vocabulary(config)?;
-    // All responses of a draw are sampled at the same time.
-    let sequences = match config.algorithm {
-        Some(_) => config.eval.batch.max(config.train.refill_prompts * config.train.group_size),
-        None => config.eval.batch,
-    };
-    Ok(memory(&config.model, vocabulary, dtype, optimizer_state, &config.train, lengths(config)?, sequences))
-}
-
 /// Memory of the trained cells, or of an evaluation where nothing is trained.
 fn memory_lines(configs: &[RunConfig]) -> Result<Vec<String>> {
     let trained = configs.iter().find(|config| config.algorithm.is_some());
     let config = trained.or(configs.first()).context("there is no cell to run")?;
-    let memory = memory_of(config)?;
-    let mut parts = vec![("weights", memory.weights), ("keys and values while sampling", memory.kv_cache)];
-    let mut together = memory.weights + memory.kv_cache;
-    if trained.is_some() {
-        parts.extend([
-            ("gradients", memory.gradients),
-            ("optimiser state", memory.optimizer),
-            ("layer inputs of one micro-batch", memory.layer_inputs),
-            ("workspace of one layer and logits", memory.workspace),
-        ]);
-        together = memory.peak();
-    }
-    let mut lines: Vec<String> =
-        parts.iter().map(|(name, count)| format!("{name:<34}{:>12}", bytes(*count))).collect();
-    lines.push(format!("{:<34}{:>12} (sampling and updating take turns)", "together", bytes(together)));
+    let mut lines = budget::memory_lines(&budget::load(config, 1)?.memory());
     if matches!(config.origin()?, Origin::Hub { .. }) {
-        lines.push(
-            "over several GPUs weights, gradients, optimiser state and sampling are divided; a micro-batch is one GPU's"
-                .to_owned(),
-        );
+        lines.push("`harness plan` says what fits on one GPU or is divided over several".to_owned());
     }
     Ok(lines)
 }
 
-fn times(configs: &[RunConfig]) -> Result<Vec<String>> {
+pub(super) fn times(configs: &[RunConfig]) -> Result<Vec<String>> {
     let table: Vec<Timing> = csv::Reader::from_reader(TIMES.as_bytes())
         .deserialize()
         .collect::<Result<_, _>>()
@@ -340,11 +319,11 @@ fn time(table: &[Timing], scale: &str, whats: &[&str], name: &str, count: u64) -
 
 /// What a run on a GPU needs, and the ways out where there is none.
 pub(super) fn needs_gpu(configs: &[RunConfig]) -> String {
-    let peaks = configs.iter().filter_map(|config| memory_of(config).ok()).map(|memory| memory.peak());
-    let needed = gib(peaks.max().unwrap_or_default());
+    let peak = |config| Some(budget::load(config, 1).ok()?.memory().peak());
+    let needed = bytes(configs.iter().filter_map(peak).max().unwrap_or_default());
     let scale = configs.first().map_or("", |config| config.scale.as_str());
     format!(
-        "scale {scale} runs on an NVIDIA GPU: about {needed:.0} GiB of memory in all, by formula. `--dry-run` prints the \
+        "scale {scale} runs on an NVIDIA GPU: about {needed} of memory in all, by formula. `--dry-run` prints the \
          whole plan; `--scale tiny` does the same job with a small model in minutes; --device cpu takes the processor, \
          which is no way for a model of this size"
     )
@@ -352,40 +331,4 @@ pub(super) fn needs_gpu(configs: &[RunConfig]) -> String {
 
 fn billions(count: u64) -> f64 {
     count as f64 / 1e9
-}
-
-/// A number of operations or bytes in the largest unit that leaves at least one before the point.
-fn in_units(count: u64, step: f64, units: [&str; 4]) -> String {
-    let mut value = count as f64;
-    let mut unit = 0;
-    while value >= step && unit + 1 < units.len() {
-        value /= step;
-        unit += 1;
-    }
-    format!("{value:.1} {}", units[unit])
-}
-
-fn operations(count: u64) -> String {
-    in_units(count / 1_000_000, 1e3, ["MFLOP", "GFLOP", "TFLOP", "PFLOP"])
-}
-
-fn bytes(count: u64) -> String {
-    in_units(count, 1024.0, ["B", "KiB", "MiB", "GiB"])
-}
-
-fn gib(bytes: u64) -> f64 {
-    bytes as f64 / (1u64 << 30) as f64
-}
-
-/// `12345678` as `12,345,678`.
-fn thousands(count: u64) -> String {
-    let digits = count.to_string();
-    let mut text = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }

@@ -183,7 +183,7 @@ pub fn without_long_prompts(
         }
         let tokens: Vec<usize> = chunk
             .par_iter()
-            .map(|question| policy.renderer.prompt_tokens(question))
+            .map(|question| Ok(policy.renderer.prompt_size(question)?.tokens))
             .collect::<Result<_>>()?;
         longest = tokens.iter().copied().fold(longest, usize::max);
         let short = chunk.iter().zip(&tokens).filter(|(_, tokens)| **tokens <= limit);
