@@ -1,6 +1,10 @@
-//! Hands the compiler's version to `store::Provenance`.
+//! Hands the compiler's version to `store::Provenance`; with the feature `cuda` compiles the GPU kernels.
 
 use std::process::Command;
+
+#[cfg(feature = "cuda")]
+#[path = "build/cuda.rs"]
+mod build_cuda;
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
@@ -9,6 +13,8 @@ fn main() {
         Command::new(rustc).arg("--version").output().ok().and_then(|o| String::from_utf8(o.stdout).ok());
     println!("cargo:rustc-env=HARNESS_RUSTC={}", version.as_deref().map_or("unknown", str::trim));
 
+    #[cfg(feature = "cuda")]
+    build_cuda::run();
     #[cfg(feature = "cuda-emulation")]
     emulate();
 }

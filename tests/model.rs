@@ -393,3 +393,55 @@ fn a_checkpoint_gives_back_the_same_model_and_optimiser() {
     let wrong = Model::from_bytes(&wider, &bytes).unwrap_err();
     assert!(format!("{wrong:#}").contains("gate_proj"), "{wrong:#}");
 }
+
+#[test]
+fn scores_gradients_and_draws_do_not_depend_on_the_thread_count() {
+    let model = toy();
+    let prompts: Vec<Prompt> = (0..7).map(|i| prompt(i, 2 + 2 * (i as usize % 3), 6)).collect();
+    let responses: Vec<Vec<u32>> =
+        (0..35).map(|i| (0..1 + i * 5 % 23).map(|t| 3 + (i * 7 + t * 3) % 20).collect()).collect();
+    let trees: Vec<Tree<'_>> = prompts
+        .iter()
+        .zip(responses.chunks(5))
+        .map(|(prompt, r)| Tree { prompt, responses: r.iter().map(Vec::as_slice).collect() })
+        .collect();
+    let weights = weights(&trees);
+    let sampling = Sampling { temperature: 1.0, top_p: 0.9, top_k: 0, max_new_tokens: 9 };
+    let run = || {
+        let streams =
+            (0..7usize).map(|p| (0..4usize).map(move |s| stream(1, Purpose::Rollout, &[p.into(), s.into()])));
+        let draws = model.generate(
+            &prompts.iter().collect::<Vec<_>>(),
+            streams.map(Iterator::collect).collect(),
+            &sampling,
+            &[END],
+            &[IMAGE],
+        );
+        (
+            model.score(&trees).unwrap().logp,
+            flat(&gradients(&model, &trees, &weights), &model),
+            draws.unwrap(),
+        )
+    };
+    let with = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(run);
+    let one = with(1);
+    for threads in [2, 3, 8] {
+        assert_eq!(with(threads), one, "{threads} threads");
+    }
+}
+
+#[test]
+fn the_rest_of_a_batch_changes_no_bit_of_a_score() {
+    let model = toy();
+    let (a, b) = (prompt(1, 4, 6), prompt(2, 6, 4));
+    let responses: [&[u32]; 3] = [&[4, 9, 11, END], &[12], &[7, 7, 8, 9, 10, END]];
+    let together = [
+        Tree { prompt: &b, responses: vec![&[20, 21, 22]] },
+        Tree { prompt: &a, responses: responses.to_vec() },
+    ];
+    let all = model.score(&together).unwrap();
+    for (i, response) in responses.iter().enumerate() {
+        let alone = model.score(&[Tree { prompt: &a, responses: vec![response] }]).unwrap();
+        assert_eq!((&alone.logp[0], &alone.entropy[0]), (&all.logp[i + 1], &all.entropy[i + 1]));
+    }
+}

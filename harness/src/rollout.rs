@@ -74,14 +74,14 @@ pub struct SampleRules<'a> {
     /// How much is decoded at the same time.
     pub limits: DecodeLimits,
     /// Asked before every decoding step; `true` ends the work with [`crate::progress::Interrupted`].
-    pub stop: &'a dyn Fn() -> bool,
+    pub stop: &'a (dyn Fn() -> bool + Sync),
 }
 
 /// Questions as the model's decoder asks for them.
 struct Questions<'a> {
     renderer: &'a Renderer,
     examples: &'a [Example],
-    finished: &'a mut dyn FnMut(usize, Prompt, Vec<Completion>) -> Result<()>,
+    finished: &'a mut (dyn FnMut(usize, Prompt, Vec<Completion>) -> Result<()> + Send),
 }
 
 impl DecodeClient for Questions<'_> {
@@ -351,7 +351,7 @@ impl Policy {
         &self,
         samples: usize,
         sampling: &'a Sampling,
-        stop: &'a dyn Fn() -> bool,
+        stop: &'a (dyn Fn() -> bool + Sync),
     ) -> SampleRules<'a> {
         SampleRules { samples, sampling, limits: self.limits, stop }
     }
@@ -393,7 +393,7 @@ impl Policy {
         examples: &[Example],
         rules: &SampleRules<'_>,
         at: impl Fn(&Example, usize) -> Stream,
-        each: &mut dyn FnMut(usize, Group) -> Result<()>,
+        each: &mut (dyn FnMut(usize, Group) -> Result<()> + Send),
     ) -> Result<()> {
         self.decode(examples, rules, at, &mut |i, prompt, completions| {
             each(i, self.graded(examples[i].clone(), prompt, completions)?)
@@ -405,7 +405,7 @@ impl Policy {
         examples: &[Example],
         rules: &SampleRules<'_>,
         at: impl Fn(&Example, usize) -> Stream,
-        finished: &mut dyn FnMut(usize, Prompt, Vec<Completion>) -> Result<()>,
+        finished: &mut (dyn FnMut(usize, Prompt, Vec<Completion>) -> Result<()> + Send),
     ) -> Result<()> {
         let renderer = self.renderer.as_ref();
         let lengths: Vec<usize> =

@@ -1,5 +1,6 @@
 //! Where and in which numbers a model computes.
 
+use super::kernels::on_a_worker;
 use crate::settings::{Attention, ComputeSettings, DecodeLimits, Device as Kind, Dtype, OptimizerState};
 use anyhow::Result;
 use candle_core::{DType, Device, Tensor};
@@ -75,9 +76,14 @@ impl Compute {
         Ok(Tensor::zeros(shape, dtype, &self.device)?)
     }
 
-    /// While the guard lives, tensors on the processor stand for the card's if this is the emulation.
-    pub(crate) fn enter(&self) -> Emulation {
-        Emulation::begin(self.emulated)
+    /// Runs work whose operations are those of this device: on a worker of the processor, or on this thread for a card,
+    /// which one thread drives.
+    pub(crate) fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let here = || {
+            let _emulation = Emulation::begin(self.emulated);
+            work()
+        };
+        if self.emulated || self.device.is_cuda() { here() } else { on_a_worker(here) }
     }
 }
 

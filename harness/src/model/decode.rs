@@ -46,7 +46,7 @@ pub struct DecodeRules<'a> {
     /// How much is decoded at the same time.
     pub limits: DecodeLimits,
     /// Asked before every step; `true` ends the work with [`Interrupted`].
-    pub stop: &'a dyn Fn() -> bool,
+    pub stop: &'a (dyn Fn() -> bool + Sync),
 }
 
 /// A prompt to be continued.
@@ -59,7 +59,7 @@ pub struct DecodeGroup {
 }
 
 /// Where prompts come from and completions go. Groups are known by their index.
-pub trait DecodeClient {
+pub trait DecodeClient: Send {
     /// The prompts of some groups, each asked for once, when its first sequence is about to run.
     fn prompts(&mut self, groups: &[usize]) -> Result<Vec<Prompt>>;
 
@@ -173,8 +173,7 @@ impl Model {
         rules: &DecodeRules<'_>,
         client: &mut dyn DecodeClient,
     ) -> Result<DecodeStats> {
-        let _device = self.enter();
-        Engine::new(self, groups, rules)?.run(client)
+        self.run(|| Engine::new(self, groups, rules)?.run(client))
     }
 }
 

@@ -1,26 +1,65 @@
 //! Log-probabilities over the vocabulary, row by row in chunks: the logits of a whole batch never exist.
 
-use super::attention::lane_sum;
-use super::kernels::{exp, matmul_rows, tensor, view};
+use super::attention::{lane_max, lane_sum};
+use super::kernels::{exp, fill_zipped, tensor, view};
+use super::matmul::{Strips, transposed_product};
 use anyhow::Result;
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-/// Rows whose logits exist at a time.
+/// Rows whose logits one task holds.
+const ROWS: usize = 48;
+/// Rows whose logits' gradients exist at a time.
 const CHUNK: usize = 1024;
 
-/// Log-probabilities of a row of logits, in place; returns nothing else, so that samplers and scorers share it.
+/// Log-probabilities of a row of logits, in place.
 pub(crate) fn log_softmax(logits: &mut [f32]) {
-    let max = logits.iter().fold(f32::MIN, |m, &x| m.max(x));
-    let exps: Vec<f32> = logits.iter().map(|&x| exp(x - max)).collect();
-    let shift = max + libm::logf(lane_sum(&exps));
+    let shift = Normaliser::of(logits).log;
     logits.iter_mut().for_each(|x| *x -= shift);
+}
+
+/// What turns logits into log-probabilities, and the entropy of the distribution: one pass, fixed order.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Normaliser {
+    /// Log of the sum of exponentials: `log-probability = logit - log`.
+    pub log: f32,
+    /// Entropy in nats.
+    pub entropy: f32,
+}
+
+impl Normaliser {
+    /// Of a row of logits.
+    pub fn of(logits: &[f32]) -> Self {
+        let max = lane_max(logits);
+        let (chunks, tail) = logits.as_chunks::<8>();
+        let (mut sums, mut weighted) = ([0f32; 8], [0f32; 8]);
+        for chunk in chunks {
+            for lane in 0..8 {
+                let x = chunk[lane] - max;
+                let e = exp(x);
+                sums[lane] += e;
+                weighted[lane] = e.mul_add(x, weighted[lane]);
+            }
+        }
+        let (mut sum, mut mean) = (lane_sum(&sums), lane_sum(&weighted));
+        for x in tail {
+            let e = exp(x - max);
+            sum += e;
+            mean = e.mul_add(x - max, mean);
+        }
+        let log = libm::logf(sum);
+        Self { log: max + log, entropy: log - mean / sum }
+    }
 }
 
 /// Entropy in nats of a row of log-probabilities (V), summed in a fixed order.
 pub fn entropy(logp: &[f32]) -> f32 {
-    let terms: Vec<f32> = logp.iter().map(|&l| -l * exp(l)).collect();
-    lane_sum(&terms)
+    let (chunks, tail) = logp.as_chunks::<8>();
+    let mut lanes = [0f32; 8];
+    for chunk in chunks {
+        lanes.iter_mut().zip(chunk).for_each(|(lane, &l)| *lane -= l * exp(l));
+    }
+    lane_sum(&lanes) - tail.iter().map(|&l| l * exp(l)).sum::<f32>()
 }
 
 /// What one pass over the vocabulary gives per row.
@@ -32,78 +71,72 @@ pub(crate) struct TokenScores {
     pub entropy: Vec<f32>,
 }
 
-/// Visits the log-probability rows of hidden (M, D) under the head w (V, D), in order, in parallel within a chunk.
-/// `f` maps (row index, log-probabilities) to a value.
+/// Visits the rows of logits of hidden (M, D) under the head w (V, D), in parallel; results are in order.
+/// `f` maps (row index, logits) to a value.
+pub(crate) fn map_logits<T: Send>(
+    hidden: &Tensor,
+    w: &Tensor,
+    f: impl Fn(usize, &mut [f32]) -> T + Sync,
+) -> Result<Vec<T>> {
+    let (vocab, d) = w.dims2()?;
+    let strips = Strips::of_transposed(&view(w)?, d);
+    let parts: Vec<Vec<T>> = view(hidden)?
+        .par_chunks(d * ROWS)
+        .enumerate()
+        .map(|(part, hidden)| {
+            let mut logits = vec![0f32; hidden.len() / d * vocab];
+            strips.multiply(hidden, &mut logits);
+            logits.chunks_exact_mut(vocab).enumerate().map(|(i, row)| f(part * ROWS + i, row)).collect()
+        })
+        .collect();
+    Ok(parts.into_iter().flatten().collect())
+}
+
+/// As [`map_logits`], for rows of log-probabilities.
 pub(crate) fn map_rows<T: Send>(
     hidden: &Tensor,
     w: &Tensor,
     f: impl Fn(usize, &mut [f32]) -> T + Sync,
 ) -> Result<Vec<T>> {
-    let (rows, vocab) = (hidden.dim(0)?, w.dim(0)?);
-    let mut out = Vec::with_capacity(rows);
-    for start in (0..rows).step_by(CHUNK) {
-        let len = CHUNK.min(rows - start);
-        let logits = matmul_rows(&hidden.narrow(0, start, len)?.contiguous()?, w)?;
-        out.extend(map_logits(start, &view(&logits)?, vocab, &f));
-    }
-    Ok(out)
-}
-
-/// Maps rows of logits, of which the first has the index `start`.
-pub(crate) fn map_logits<T: Send>(
-    start: usize,
-    logits: &[f32],
-    vocab: usize,
-    f: impl Fn(usize, &mut [f32]) -> T + Sync,
-) -> Vec<T> {
-    let rows = logits.par_chunks(vocab).enumerate();
-    rows.map(|(i, logits)| {
-        let mut row = logits.to_vec();
-        log_softmax(&mut row);
-        f(start + i, &mut row)
+    map_logits(hidden, w, |i, row| {
+        log_softmax(row);
+        f(i, row)
     })
-    .collect()
 }
 
-/// Visits the log-probability rows of two hidden (M, D) under one head w (V, D) side by side, in order, in parallel
-/// within a chunk. Both sides go through the same arithmetic: equal hidden states give equal rows, bit for bit.
+/// Visits the log-probability rows of two hidden (M, D) under one head w (V, D) side by side, in parallel; results are
+/// in order. Both sides go through the same arithmetic: equal hidden states give equal rows, bit for bit.
 pub(crate) fn map_row_pairs<T: Send>(
     left: &Tensor,
     right: &Tensor,
     w: &Tensor,
     f: impl Fn(usize, &[f32], &[f32]) -> T + Sync,
 ) -> Result<Vec<T>> {
-    let (rows, vocab) = (left.dim(0)?, w.dim(0)?);
-    let mut out = Vec::with_capacity(rows);
-    for start in (0..rows).step_by(CHUNK / 2) {
-        let len = (CHUNK / 2).min(rows - start);
-        let logits = |hidden: &Tensor| matmul_rows(&hidden.narrow(0, start, len)?.contiguous()?, w);
-        let (left, right) = (logits(left)?, logits(right)?);
-        out.extend(map_logit_pairs(start, &view(&left)?, &view(&right)?, vocab, &f));
-    }
-    Ok(out)
-}
-
-/// Maps pairs of rows of logits, of which the first has the index `start`.
-pub(crate) fn map_logit_pairs<T: Send>(
-    start: usize,
-    left: &[f32],
-    right: &[f32],
-    vocab: usize,
-    f: impl Fn(usize, &[f32], &[f32]) -> T + Sync,
-) -> Vec<T> {
-    let log_probabilities = |logits: &[f32]| {
-        let mut row = logits.to_vec();
-        log_softmax(&mut row);
-        row
+    let (vocab, d) = w.dims2()?;
+    let strips = Strips::of_transposed(&view(w)?, d);
+    let rows = |hidden: &[f32]| {
+        let mut logits = vec![0f32; hidden.len() / d * vocab];
+        strips.multiply(hidden, &mut logits);
+        logits.chunks_exact_mut(vocab).for_each(log_softmax);
+        logits
     };
-    let pairs = left.par_chunks(vocab).zip(right.par_chunks(vocab)).enumerate();
-    pairs.map(|(i, (l, r))| f(start + i, &log_probabilities(l), &log_probabilities(r))).collect()
+    let (left, right) = (view(left)?, view(right)?);
+    let parts: Vec<Vec<T>> = (left.par_chunks(d * ROWS).zip(right.par_chunks(d * ROWS)).enumerate())
+        .map(|(part, (left, right))| {
+            let (left, right) = (rows(left), rows(right));
+            let pairs = left.chunks_exact(vocab).zip(right.chunks_exact(vocab)).enumerate();
+            pairs.map(|(i, (l, r))| f(part * ROWS + i, l, r)).collect()
+        })
+        .collect();
+    Ok(parts.into_iter().flatten().collect())
 }
 
 /// Log-probability of each row's target and the entropy: hidden (M, D), w (V, D), targets (M).
 pub(crate) fn score(hidden: &Tensor, w: &Tensor, targets: &[u32]) -> Result<TokenScores> {
-    let rows = map_rows(hidden, w, |i, logp| (logp[targets[i] as usize], entropy(logp)))?;
+    let rows = map_logits(hidden, w, |i, logits| {
+        let normaliser = Normaliser::of(logits);
+        (logits[targets[i] as usize] - normaliser.log, normaliser.entropy)
+    })?;
     let (logp, entropy) = rows.into_iter().unzip();
     Ok(TokenScores { logp, entropy })
 }
@@ -117,35 +150,71 @@ pub(crate) fn score_backward(
 ) -> Result<(Tensor, Tensor)> {
     let (rows, d) = hidden.dims2()?;
     let vocab = w.dim(0)?;
-    let wt = w.t()?;
-    let (mut dhidden, mut dw) = (vec![], None::<Tensor>);
-    for start in (0..rows).step_by(CHUNK) {
-        let len = CHUNK.min(rows - start);
-        let h = hidden.narrow(0, start, len)?.contiguous()?;
-        let logits = h.matmul(&wt)?;
-        let mut dlogits = vec![0f32; len * vocab];
-        dlogits.par_chunks_mut(vocab).zip(view(&logits)?.par_chunks(vocab)).enumerate().for_each(
-            |(i, (out, row))| {
-                let (g, target) = (dlogp[start + i], targets[start + i] as usize);
-                let max = row.iter().fold(f32::MIN, |m, &x| m.max(x));
-                out.iter_mut().zip(row).for_each(|(o, &x)| *o = exp(x - max));
-                let c = -g / lane_sum(out);
-                out.iter_mut().for_each(|o| *o *= c);
-                out[target] += g;
-            },
-        );
-        let dlogits = tensor(dlogits, &[len, vocab])?;
-        dhidden.push(dlogits.matmul(w)?);
-        let part = dlogits.t()?.matmul(&h)?;
-        match &dw {
-            Some(sum) => super::kernels::add_assign(sum, &part)?,
-            None => dw = Some(part),
+    let (hs, ws) = (view(hidden)?, view(w)?);
+    let (forward, back) = (Strips::of_transposed(&ws, d), Strips::of_rows(&ws, d));
+    let (mut dhidden, mut dw) = (vec![0f32; rows * d], vec![0f32; vocab * d]);
+    let chunks = hs.chunks(d * CHUNK).zip(dhidden.chunks_mut(d * CHUNK));
+    for ((h, dh), (targets, dlogp)) in chunks.zip(targets.chunks(CHUNK).zip(dlogp.chunks(CHUNK))) {
+        let parts = (h.par_chunks(d * ROWS).zip(dh.par_chunks_mut(d * ROWS)))
+            .zip(targets.par_chunks(ROWS).zip(dlogp.par_chunks(ROWS)));
+        let dlogits =
+            fill_zipped(targets.len() * vocab, ROWS * vocab, parts, |_, out, ((h, dh), (targets, dlogp))| {
+                forward.multiply(h, out);
+                let rows = out.chunks_exact_mut(vocab).zip(targets.iter().zip(dlogp));
+                rows.for_each(|(row, (&target, &g))| differentiate(row, target as usize, g));
+                back.multiply(out, dh);
+            });
+        let part = transposed_product(&dlogits, h, vocab, d);
+        dw.iter_mut().zip(part).for_each(|(sum, x)| *sum += x);
+    }
+    Ok((tensor(dhidden, &[rows, d])?, tensor(dw, &[vocab, d])?))
+}
+
+/// Turns logits into the gradient of `g * log-probability of the target`, in place.
+fn differentiate(logits: &mut [f32], target: usize, g: f32) {
+    let max = lane_max(logits);
+    logits.iter_mut().for_each(|x| *x = exp(*x - max));
+    let c = -g / lane_sum(logits);
+    logits.iter_mut().for_each(|x| *x *= c);
+    logits[target] += g;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::kernels::tests::{check_gradient, draw, values};
+    use super::*;
+
+    #[test]
+    fn log_probabilities_and_entropies_are_those_of_f64() {
+        let logits = values(&draw("logits", &[45]));
+        let total: f64 = logits.iter().map(|&x| libm::exp(x.into())).sum();
+        let p: Vec<f64> = logits.iter().map(|&x| libm::exp(x.into()) / total).collect();
+        let want: f64 = p.iter().map(|p| -p * libm::log(*p)).sum();
+        let normaliser = Normaliser::of(&logits);
+        assert!((f64::from(normaliser.log) - libm::log(total)).abs() < 1e-6);
+        let mut rows = logits.clone();
+        log_softmax(&mut rows);
+        for entropy in [normaliser.entropy, entropy(&rows)] {
+            assert!((f64::from(entropy) - want).abs() < 2e-6, "{entropy} {want}");
         }
     }
-    let dw = match dw {
-        Some(dw) => dw,
-        None => tensor(vec![0f32; vocab * d], &[vocab, d])?,
-    };
-    let dhidden = if dhidden.is_empty() { hidden.clone() } else { Tensor::cat(&dhidden, 0)? };
-    Ok((dhidden, dw))
+
+    #[test]
+    fn a_certain_token_has_no_entropy() {
+        let mut logits = vec![0f32; 20];
+        logits[7] = 90.0;
+        let normaliser = Normaliser::of(&logits);
+        assert_eq!((normaliser.log, normaliser.entropy), (90.0, 0.0));
+    }
+
+    #[test]
+    fn hidden_states_and_the_head_have_their_gradients() {
+        let (rows, d, vocab) = (CHUNK + 70, 12, 21);
+        let (hidden, w, dlogp) = (draw("hidden", &[rows, d]), draw("w", &[vocab, d]), draw("dlogp", &[rows]));
+        let targets: Vec<u32> = (0..rows as u32).map(|i| i * 7 % vocab as u32).collect();
+        let (dhidden, dw) = score_backward(&hidden, &w, &targets, &values(&dlogp)).unwrap();
+        let logp = |hidden: &Tensor, w: &Tensor| tensor(score(hidden, w, &targets)?.logp, &[rows]);
+        check_gradient("hidden", &hidden, &dlogp, &dhidden, |hidden| logp(hidden, &w));
+        check_gradient("w", &w, &dlogp, &dw, |w| logp(&hidden, w));
+    }
 }

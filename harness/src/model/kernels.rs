@@ -6,11 +6,13 @@
 //! count nor the vector width of the machine can change a bit; exponentials are our own polynomial for the
 //! same reason.
 
+use super::matmul::{Strips, product, transposed_product};
 use super::ops::Rule;
 use super::optimizer::State;
 use anyhow::{Result, bail};
 use candle_core::{CpuStorage, DType, Device, InplaceOp2, InplaceOp3, Layout, Storage, StorageRef, Tensor};
 use rayon::prelude::*;
+use std::mem::MaybeUninit;
 use std::ops::Deref;
 
 /// Rows handled by one task; fixed, so that partial sums do not depend on the number of threads.
@@ -50,12 +52,39 @@ pub(crate) fn tensor(values: Vec<f32>, shape: &[usize]) -> Result<Tensor> {
     Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
 }
 
+/// `len` values that `f(index of the chunk, chunk of zeros)` writes, `chunk` values at a time, in parallel.
+pub(crate) fn fill(len: usize, chunk: usize, f: impl Fn(usize, &mut [f32]) + Sync) -> Vec<f32> {
+    fill_zipped(len, chunk, rayon::iter::repeat_n((), len.div_ceil(chunk.max(1))), |i, out, ()| f(i, out))
+}
+
+/// As [`fill`], and chunk i also gets the i-th item of `with`, which has as many items as there are chunks.
+#[expect(unsafe_code, reason = "large results are not zeroed twice over, and not by one thread")]
+pub(crate) fn fill_zipped<T: Send>(
+    len: usize,
+    chunk: usize,
+    with: impl IndexedParallelIterator<Item = T>,
+    f: impl Fn(usize, &mut [f32], T) + Sync,
+) -> Vec<f32> {
+    let mut values: Vec<f32> = Vec::with_capacity(len);
+    let parts = values.spare_capacity_mut()[..len].par_chunks_mut(chunk.max(1));
+    assert_eq!(parts.len(), with.len(), "one item per chunk");
+    parts.zip(with).enumerate().for_each(|(i, (part, item))| {
+        part.iter_mut().for_each(|x| *x = MaybeUninit::new(0.0));
+        // SAFETY: every value of the part has just been written.
+        f(i, unsafe { part.assume_init_mut() }, item);
+    });
+    // SAFETY: the parts cover the first `len` values and all of them were written.
+    unsafe { values.set_len(len) };
+    values
+}
+
 /// `e^x` by range reduction and a polynomial: relative error below 2e-7, exactly the same on every machine.
 #[inline(always)]
 pub(crate) fn exp(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding and subtracting it rounds to an integer
     let x = x.clamp(-87.0, 88.0);
-    let n = (x * std::f32::consts::LOG2_E + ROUND) - ROUND;
+    let shifted = x * std::f32::consts::LOG2_E + ROUND; // its low bits hold the integer
+    let n = shifted - ROUND;
     let r = n.mul_add(-0.693_359_4, x);
     let r = n.mul_add(2.121_944_4e-4, r);
     let p = r.mul_add(1.987_569_1e-4, 1.398_2e-3);
@@ -64,7 +93,7 @@ pub(crate) fn exp(x: f32) -> f32 {
     let p = p.mul_add(r, 1.666_666_5e-1);
     let p = p.mul_add(r, 0.5);
     let p = p.mul_add(r * r, r) + 1.0;
-    p * f32::from_bits((((n as i32) + 127) << 23) as u32)
+    p * f32::from_bits(shifted.to_bits().wrapping_add(127) << 23)
 }
 
 fn sigmoid(x: f32) -> f32 {
@@ -139,21 +168,22 @@ pub(crate) fn add_assign(dst: &Tensor, src: &Tensor) -> Result<()> {
 
 /// `x w^T + b`: x (N, I), w (O, I), b (O) -> (N, O).
 pub(crate) fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
-    let y = matmul_rows(x, w)?;
-    if let Some(b) = b {
-        y.inplace_op2(b, &AddInPlace { row: true })?;
-    }
-    Ok(y)
+    let (o, i) = w.dims2()?;
+    let bias = b.map(view).transpose()?;
+    let w = Strips::of_transposed(&view(w)?, i);
+    tensor(product(&view(x)?, &w, bias.as_deref()), &[x.dim(0)?, o])
 }
 
 /// Gradient of a linear map's input: dy (N, O), w (O, I) -> (N, I).
 pub(crate) fn linear_backward_input(dy: &Tensor, w: &Tensor) -> Result<Tensor> {
-    Ok(dy.matmul(w)?)
+    let i = w.dim(1)?;
+    tensor(product(&view(dy)?, &Strips::of_rows(&view(w)?, i), None), &[dy.dim(0)?, i])
 }
 
 /// Adds the gradient of a linear map's weight: `sum (O, I) += dy^T x`, dy (N, O), x (N, I).
 pub(crate) fn linear_backward_weight(dy: &Tensor, x: &Tensor, sum: &Tensor) -> Result<()> {
-    add_assign(sum, &dy.t()?.matmul(x)?)
+    let (o, i) = (dy.dim(1)?, x.dim(1)?);
+    add_assign(sum, &tensor(transposed_product(&view(dy)?, &view(x)?, o, i), &[o, i])?)
 }
 
 /// One step of an update of AdamW over a tensor, elementwise and in place.
@@ -217,21 +247,6 @@ pub(crate) fn sum_squares(x: &Tensor) -> Result<f64> {
     Ok(view(x)?.iter().map(|&g| f64::from(g) * f64::from(g)).sum())
 }
 
-/// `x w^T`: x (N, I), w (O, I) -> (N, O), each row the same, bit for bit, whatever the number of rows.
-///
-/// The gemm crate adds in another order where a result has one row or at most 256 numbers, and cuts long sums
-/// differently where both sides of the result are at most 64; few rows are therefore filled up with zeros.
-pub(crate) fn matmul_rows(x: &Tensor, w: &Tensor) -> Result<Tensor> {
-    let (rows, inner) = x.dims2()?;
-    let outer = w.dim(0)?;
-    let least = if outer <= 64 && inner > 512 { 65 } else { 2 }.max(256 / outer.max(1) + 1);
-    if rows >= least {
-        return Ok(x.matmul(&w.t()?)?);
-    }
-    let filled = x.pad_with_zeros(0, 0, least - rows)?.matmul(&w.t()?)?;
-    Ok(filled.narrow(0, 0, rows)?.contiguous()?)
-}
-
 /// Sum over rows: (N, D) -> (D), in blocks of fixed size.
 pub(crate) fn sum_rows(x: &Tensor) -> Result<Tensor> {
     let d = x.dim(1)?;
@@ -249,9 +264,8 @@ fn sum_block(block: &[f32], d: usize) -> Vec<f32> {
 pub(crate) fn rms_norm(x: &Tensor, w: &Tensor, eps: f64) -> Result<Tensor> {
     let d = w.dim(0)?;
     let (xs, ws) = (view(x)?, view(w)?);
-    let mut y = vec![0f32; xs.len()];
-    y.par_chunks_mut(d * ROWS).zip(xs.par_chunks(d * ROWS)).for_each(|(y, x)| {
-        for (y, x) in y.chunks_mut(d).zip(x.chunks(d)) {
+    let y = fill_zipped(xs.len(), d * ROWS, xs.par_chunks(d * ROWS), |_, y, x| {
+        for (y, x) in y.chunks_exact_mut(d).zip(x.chunks_exact(d)) {
             let r = inverse_rms(x, eps);
             y.iter_mut().zip(x).zip(ws.iter()).for_each(|((y, x), w)| *y = x * r * w);
         }
@@ -267,27 +281,19 @@ fn inverse_rms(x: &[f32], eps: f64) -> f32 {
 pub(crate) fn rms_norm_backward(x: &Tensor, w: &Tensor, eps: f64, dy: &Tensor) -> Result<(Tensor, Tensor)> {
     let d = w.dim(0)?;
     let (xs, ws, gs) = (view(x)?, view(w)?, view(dy)?);
-    let mut dx = vec![0f32; xs.len()];
-    let parts: Vec<Vec<f32>> = dx
-        .par_chunks_mut(d * ROWS)
-        .zip(xs.par_chunks(d * ROWS).zip(gs.par_chunks(d * ROWS)))
-        .map(|(dx, (x, g))| {
-            let (mut dw, mut gw) = (vec![0f32; d], vec![0f32; d]);
-            for (dx, (x, g)) in dx.chunks_mut(d).zip(x.chunks(d).zip(g.chunks(d))) {
-                let r = inverse_rms(x, eps);
-                for i in 0..d {
-                    gw[i] = g[i] * ws[i];
-                    dw[i] = (g[i] * r).mul_add(x[i], dw[i]);
-                }
-                let c = dot(&gw, x) * r * r * r / d as f32;
-                for i in 0..d {
-                    dx[i] = gw[i] * r - x[i] * c;
-                }
-            }
-            dw
-        })
-        .collect();
-    Ok((tensor(dx, x.dims())?, tensor(sum_block(&parts.concat(), d), &[d])?))
+    let mut parts = vec![0f32; xs.len().div_ceil(d * ROWS) * d];
+    let rows = xs.par_chunks(d * ROWS).zip(gs.par_chunks(d * ROWS)).zip(parts.par_chunks_mut(d));
+    let dx = fill_zipped(xs.len(), d * ROWS, rows, |_, dx, ((x, g), dw)| {
+        let mut gw = vec![0f32; d];
+        for (dx, (x, g)) in dx.chunks_exact_mut(d).zip(x.chunks_exact(d).zip(g.chunks_exact(d))) {
+            let r = inverse_rms(x, eps);
+            gw.iter_mut().zip(g).zip(ws.iter()).for_each(|((gw, g), w)| *gw = g * w);
+            dw.iter_mut().zip(g).zip(x).for_each(|((dw, g), x)| *dw = (g * r).mul_add(*x, *dw));
+            let c = dot(&gw, x) * r * r * r / d as f32;
+            dx.iter_mut().zip(&gw).zip(x).for_each(|((dx, gw), x)| *dx = gw * r - x * c);
+        }
+    });
+    Ok((tensor(dx, x.dims())?, tensor(sum_block(&parts, d), &[d])?))
 }
 
 /// Cosines and sines of rotary embeddings, one row per token: (N, head size / 2) each.
@@ -301,7 +307,8 @@ pub(crate) struct Rotary {
 impl Rotary {
     /// From angles (N, half).
     pub fn new(angles: &[f64], half: usize) -> Self {
-        let (cos, sin) = angles.iter().map(|&a| (libm::cos(a) as f32, libm::sin(a) as f32)).unzip();
+        let each = |f: fn(f64) -> f64| angles.par_iter().with_min_len(1024).map(|&a| f(a) as f32).collect();
+        let (cos, sin) = (each(libm::cos), each(libm::sin));
         Self { cos, sin, half }
     }
 }
@@ -311,23 +318,22 @@ impl Rotary {
 pub(crate) fn rotate(x: &Tensor, rotary: &Rotary, sign: f32) -> Result<Tensor> {
     let (width, half) = (x.dim(1)?, rotary.half);
     let xs = view(x)?;
-    let mut y = vec![0f32; xs.len()];
-    y.par_chunks_mut(width * ROWS).zip(xs.par_chunks(width * ROWS)).enumerate().for_each(
-        |(block, (y, x))| {
-            for (i, (y, x)) in y.chunks_mut(width).zip(x.chunks(width)).enumerate() {
-                let at = (block * ROWS + i) * half;
-                let (cos, sin) = (&rotary.cos[at..at + half], &rotary.sin[at..at + half]);
-                for (y, x) in y.chunks_mut(2 * half).zip(x.chunks(2 * half)) {
-                    let ((ya, yb), (xa, xb)) = (y.split_at_mut(half), x.split_at(half));
-                    for j in 0..half {
-                        let s = sin[j] * sign;
-                        ya[j] = xa[j] * cos[j] - xb[j] * s;
-                        yb[j] = xb[j] * cos[j] + xa[j] * s;
-                    }
+    let angles = rotary.cos.par_chunks(half * ROWS).zip(rotary.sin.par_chunks(half * ROWS));
+    let rows = xs.par_chunks(width * ROWS).zip(angles);
+    let y = fill_zipped(xs.len(), width * ROWS, rows, |_, y, (x, (cos, sin))| {
+        let angles = cos.chunks_exact(half).zip(sin.chunks_exact(half));
+        for ((y, x), (cos, sin)) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)).zip(angles) {
+            for (y, x) in y.chunks_exact_mut(2 * half).zip(x.chunks_exact(2 * half)) {
+                let ((ya, yb), (xa, xb)) = (y.split_at_mut(half), x.split_at(half));
+                let pairs = xa.iter().zip(xb).zip(cos.iter().zip(sin));
+                for ((ya, yb), ((xa, xb), (cos, sin))) in ya.iter_mut().zip(yb).zip(pairs) {
+                    let s = sin * sign;
+                    *ya = xa * cos - xb * s;
+                    *yb = xb * cos + xa * s;
                 }
             }
-        },
-    );
+        }
+    });
     tensor(y, x.dims())
 }
 
@@ -336,64 +342,101 @@ const ELEMENTS: usize = 1 << 13;
 /// `silu(gate) * up`, elementwise.
 pub(crate) fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     let (gs, us) = (view(gate)?, view(up)?);
-    let mut y = vec![0f32; gs.len()];
-    y.par_chunks_mut(ELEMENTS).zip(gs.par_chunks(ELEMENTS).zip(us.par_chunks(ELEMENTS))).for_each(
-        |(y, (g, u))| {
-            for i in 0..y.len() {
-                y[i] = g[i] * sigmoid(g[i]) * u[i];
-            }
-        },
-    );
+    let inputs = gs.par_chunks(ELEMENTS).zip(us.par_chunks(ELEMENTS));
+    let y = fill_zipped(gs.len(), ELEMENTS, inputs, |_, y, (g, u)| {
+        y.iter_mut().zip(g).zip(u).for_each(|((y, g), u)| *y = g * sigmoid(*g) * u);
+    });
     tensor(y, gate.dims())
 }
 
 /// Backward of [`swiglu`]: gradients of gate and up.
 pub(crate) fn swiglu_backward(gate: &Tensor, up: &Tensor, dy: &Tensor) -> Result<(Tensor, Tensor)> {
     let (gs, us, ds) = (view(gate)?, view(up)?, view(dy)?);
-    let (mut dg, mut du) = (vec![0f32; gs.len()], vec![0f32; gs.len()]);
-    dg.par_chunks_mut(ELEMENTS)
-        .zip(du.par_chunks_mut(ELEMENTS))
-        .zip(gs.par_chunks(ELEMENTS).zip(us.par_chunks(ELEMENTS)))
-        .zip(ds.par_chunks(ELEMENTS))
-        .for_each(|(((dg, du), (g, u)), d)| {
-            for i in 0..d.len() {
-                let s = sigmoid(g[i]);
-                du[i] = d[i] * g[i] * s;
-                dg[i] = d[i] * u[i] * s * (1.0 + g[i] * (1.0 - s));
-            }
-        });
+    let mut du = vec![0f32; us.len()];
+    let inputs = gs.par_chunks(ELEMENTS).zip(us.par_chunks(ELEMENTS)).zip(ds.par_chunks(ELEMENTS));
+    let inputs = inputs.zip(du.par_chunks_mut(ELEMENTS));
+    let dg = fill_zipped(gs.len(), ELEMENTS, inputs, |_, dg, (((g, u), d), du)| {
+        for (((dg, du), (g, u)), d) in dg.iter_mut().zip(du).zip(g.iter().zip(u)).zip(d) {
+            let s = sigmoid(*g);
+            *du = d * g * s;
+            *dg = d * u * s * (1.0 + g * (1.0 - s));
+        }
+    });
     Ok((tensor(dg, gate.dims())?, tensor(du, up.dims())?))
 }
 
 /// Gaussian error linear unit (exact, with the error function).
 pub(crate) fn gelu(x: &Tensor) -> Result<Tensor> {
-    let y = view(x)?.par_iter().with_min_len(1024).map(|&x| x * normal_cdf(x)).collect();
+    let xs = view(x)?;
+    let y = fill_zipped(xs.len(), ELEMENTS, xs.par_chunks(ELEMENTS), |_, y, x| {
+        y.iter_mut().zip(x).for_each(|(y, &x)| *y = x * normal_cdf(x));
+    });
     tensor(y, x.dims())
 }
 
 /// Backward of [`gelu`].
 pub(crate) fn gelu_backward(x: &Tensor, dy: &Tensor) -> Result<Tensor> {
     let (xs, gs) = (view(x)?, view(dy)?);
-    let slope = |x: f32| normal_cdf(x) + x * exp(-0.5 * x * x) * 0.398_942_3;
-    let dx = xs.par_iter().zip(gs.par_iter()).with_min_len(1024).map(|(&x, &g)| g * slope(x)).collect();
+    let inputs = xs.par_chunks(ELEMENTS).zip(gs.par_chunks(ELEMENTS));
+    let dx = fill_zipped(xs.len(), ELEMENTS, inputs, |_, dx, (x, g)| {
+        for ((dx, &x), g) in dx.iter_mut().zip(x).zip(g) {
+            *dx = g * (normal_cdf(x) + x * exp(-0.5 * x * x) * 0.398_942_3);
+        }
+    });
     tensor(dx, x.dims())
 }
 
 fn normal_cdf(x: f32) -> f32 {
-    0.5 * (1.0 + libm::erff(x * std::f32::consts::FRAC_1_SQRT_2))
+    0.5 * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2))
+}
+
+/// The error function by a ratio of polynomials: absolute error below 3e-7.
+#[inline(always)]
+fn erf(x: f32) -> f32 {
+    let x = x.clamp(-4.0, 4.0);
+    let z = x * x;
+    let p = z.mul_add(-2.726_142_3e-10, 2.770_681_4e-8);
+    let p = p.mul_add(z, -2.101_024e-6);
+    let p = p.mul_add(z, -5.692_506_5e-5);
+    let p = p.mul_add(z, -7.349_906_3e-4);
+    let p = p.mul_add(z, -2.954_6e-3);
+    let p = p.mul_add(z, -1.609_603_3e-2);
+    let q = z.mul_add(-1.456_607_2e-5, -2.133_740_6e-4);
+    let q = q.mul_add(z, -1.682_827e-3);
+    let q = q.mul_add(z, -7.373_329e-3);
+    let q = q.mul_add(z, -1.426_473_9e-2);
+    x * p / q
 }
 
 /// Rows of x (N, D) by index -> (M, D).
 pub(crate) fn gather_rows(x: &Tensor, rows: &[u32]) -> Result<Tensor> {
     let d = x.dim(1)?;
     let xs = view(x)?;
-    let mut y = vec![0f32; rows.len() * d];
-    y.par_chunks_mut(d * ROWS).zip(rows.par_chunks(ROWS)).for_each(|(y, rows)| {
-        for (y, &row) in y.chunks_mut(d).zip(rows) {
+    let y = fill_zipped(rows.len() * d, d * ROWS, rows.par_chunks(ROWS), |_, y, rows| {
+        for (y, &row) in y.chunks_exact_mut(d).zip(rows) {
             y.copy_from_slice(&xs[row as usize * d..(row as usize + 1) * d]);
         }
     });
     tensor(y, &[rows.len(), d])
+}
+
+/// The rows of all parts, each (n, width), one after another: (N, width).
+pub(crate) fn concatenate(parts: &[&[f32]], width: usize) -> Result<Tensor> {
+    let len: usize = parts.iter().map(|part| part.len()).sum();
+    let starts: Vec<usize> =
+        parts.iter().scan(0, |at, x| Some(std::mem::replace(at, *at + x.len()))).collect();
+    let values = fill(len, width * ROWS, |i, out| {
+        let mut at = i * width * ROWS;
+        let mut part = starts.partition_point(|&start| start <= at) - 1;
+        for out in out.chunks_mut(width) {
+            while at >= starts[part] + parts[part].len() {
+                part += 1;
+            }
+            out.copy_from_slice(&parts[part][at - starts[part]..][..out.len()]);
+            at += out.len();
+        }
+    });
+    tensor(values, &[len / width, width])
 }
 
 /// Rows that are written into a tensor in place.
@@ -447,9 +490,120 @@ pub(crate) fn put_rows(x: &Tensor, y: &Tensor, rows: &[u32]) -> Result<()> {
     Ok(x.inplace_op2(y, &IntoRows { rows, add: false })?)
 }
 
+/// Runs `f` on one of the worker threads, where the parallel parts start without waking another thread first.
+pub(crate) fn on_a_worker<T: Send>(f: impl FnOnce() -> T + Send) -> T {
+    rayon::scope(|_| f())
+}
+
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+    use crate::rng::{Purpose, stream};
+
+    pub(crate) fn draw(what: &str, shape: &[usize]) -> Tensor {
+        let mut draws = stream(1, Purpose::World, &[what.into()]);
+        let values = (0..shape.iter().product()).map(|_| draws.normal() as f32).collect();
+        tensor(values, shape).unwrap()
+    }
+
+    pub(crate) fn values(t: &Tensor) -> Vec<f32> {
+        view(t).unwrap().to_vec()
+    }
+
+    /// Compares the gradient of `sum(weights * f(x))` with central differences of `f` along a random direction.
+    pub(crate) fn check_gradient(
+        what: &str,
+        x: &Tensor,
+        weights: &Tensor,
+        gradient: &Tensor,
+        f: impl Fn(&Tensor) -> Result<Tensor>,
+    ) {
+        const STEP: f32 = 5e-3;
+        let loss = |at: f32| {
+            let moved = values(x).into_iter().zip(values(&draw("direction", x.dims())));
+            let moved = tensor(moved.map(|(x, d)| x + at * d).collect(), x.dims()).unwrap();
+            let y = values(&f(&moved).unwrap());
+            y.iter().zip(values(weights)).map(|(y, w)| f64::from(*y) * f64::from(w)).sum::<f64>()
+        };
+        let slope = |h: f32| (loss(h) - loss(-h)) / (2.0 * f64::from(h));
+        // Two steps cancel the error that grows with the square of the step.
+        let got = (4.0 * slope(STEP) - slope(2.0 * STEP)) / 3.0;
+        let terms = values(gradient).into_iter().zip(values(&draw("direction", x.dims())));
+        let (mut want, mut size) = (0f64, 0f64);
+        for (g, d) in terms {
+            want += f64::from(g) * f64::from(d);
+            size += (f64::from(g) * f64::from(d)).powi(2);
+        }
+        assert!(size > 0.0, "{what}: no gradient");
+        assert!((got - want).abs() < 3e-3 * size.sqrt().max(want.abs()), "{what}: {got} is not {want}");
+    }
+
+    #[test]
+    fn linear_has_its_gradients() {
+        let (x, w, b, dy) =
+            (draw("x", &[37, 20]), draw("w", &[9, 20]), draw("b", &[9]), draw("dy", &[37, 9]));
+        let dx = linear_backward_input(&dy, &w).unwrap();
+        check_gradient("x", &x, &dy, &dx, |x| linear(x, &w, Some(&b)));
+        let dw = linear_backward_weight(&dy, &x).unwrap();
+        check_gradient("w", &w, &dy, &dw, |w| linear(&x, w, Some(&b)));
+        check_gradient("b", &b, &dy, &sum_rows(&dy).unwrap(), |b| linear(&x, &w, Some(b)));
+    }
+
+    #[test]
+    fn the_norm_has_its_gradients() {
+        let (x, w, dy) = (draw("x", &[300, 12]), draw("w", &[12]), draw("dy", &[300, 12]));
+        let (dx, dw) = rms_norm_backward(&x, &w, 1e-6, &dy).unwrap();
+        check_gradient("x", &x, &dy, &dx, |x| rms_norm(x, &w, 1e-6));
+        check_gradient("w", &w, &dy, &dw, |w| rms_norm(&x, w, 1e-6));
+    }
+
+    #[test]
+    fn rotation_back_is_the_gradient_and_the_inverse() {
+        let angles: Vec<f64> = (0..7 * 4).map(|i| 0.3 * f64::from(i)).collect();
+        let rotary = Rotary::new(&angles, 4);
+        let (x, dy) = (draw("x", &[7, 24]), draw("dy", &[7, 24]));
+        let dx = rotate(&dy, &rotary, -1.0).unwrap();
+        check_gradient("x", &x, &dy, &dx, |x| rotate(x, &rotary, 1.0));
+        let there_and_back = rotate(&rotate(&x, &rotary, 1.0).unwrap(), &rotary, -1.0).unwrap();
+        for (a, b) in values(&there_and_back).iter().zip(values(&x)) {
+            assert!((a - b).abs() < 1e-6, "{a} {b}");
+        }
+    }
+
+    #[test]
+    fn activations_have_their_gradients() {
+        let (g, u, dy) = (draw("g", &[5, 31]), draw("u", &[5, 31]), draw("dy", &[5, 31]));
+        let (dg, du) = swiglu_backward(&g, &u, &dy).unwrap();
+        check_gradient("gate", &g, &dy, &dg, |g| swiglu(g, &u));
+        check_gradient("up", &u, &dy, &du, |u| swiglu(&g, u));
+        check_gradient("gelu", &g, &dy, &gelu_backward(&g, &dy).unwrap(), gelu);
+    }
+
+    #[test]
+    fn scattering_is_the_gradient_of_gathering() {
+        let rows = [3, 0, 3, 19, 7, 3, 18];
+        let (x, dy) = (draw("x", &[20, 6]), draw("dy", &[7, 6]));
+        let dx = scatter_rows(&dy, &rows, 20).unwrap();
+        check_gradient("rows", &x, &dy, &dx, |x| gather_rows(x, &rows));
+        assert_eq!(values(&dx)[6..18], [0.0; 12], "rows that no index names");
+    }
+
+    #[test]
+    fn parts_are_concatenated_whatever_their_lengths() {
+        let parts: Vec<Vec<f32>> = [0, 2, 300, 0, 1].map(|rows| values(&draw("part", &[rows, 3]))).into();
+        let slices: Vec<&[f32]> = parts.iter().map(Vec::as_slice).collect();
+        let all = concatenate(&slices, 3).unwrap();
+        assert_eq!((all.dims(), values(&all)), (&[303, 3][..], parts.concat()));
+    }
+
+    #[test]
+    fn the_error_function_is_accurate() {
+        let worst = (-60_000..60_000).map(|i| {
+            let x = i as f32 * 1e-4;
+            (f64::from(erf(x)) - libm::erf(x.into())).abs()
+        });
+        assert!(worst.fold(0.0, f64::max) < 3e-7);
+    }
 
     #[test]
     fn a_row_of_a_product_does_not_depend_on_the_rows_beside_it() {

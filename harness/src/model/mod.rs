@@ -6,9 +6,9 @@
 //!
 //! - [`network`]: the whole model over packed groups; the prompt of a group is computed once.
 //! - [`decode`]: sampling with a paged cache (`pages`, `schedule`). [`optimizer`]: AdamW. [`checkpoint`]: the hub's layout.
-//! - [`machine`]: what a build can compute on, and how fast it multiplies.
-//! - [`machine`]: how fast a device is and when it is done.
-//! - `layer`, `vision`, `attention`, `head`, `kernels`, `positions`: the parts.
+//! - `compute`: the device; `ops`: the operations on it, by `kernels`, `matmul`, `attention`, `head`, `sampler` on the
+//!   processor and by `gpu` on a card. [`machine`]: how fast a device is and when it is done.
+//! - `layer`, `vision`, `positions`: the parts.
 
 mod attention;
 pub mod checkpoint;
@@ -16,18 +16,19 @@ mod compute;
 pub mod config;
 pub mod decode;
 #[cfg(feature = "gpu")]
-mod gpu;
+pub mod gpu;
 mod head;
 mod kernels;
 mod layer;
 pub mod machine;
+mod matmul;
 pub mod network;
 mod ops;
 pub mod optimizer;
 mod pages;
 pub mod params;
 mod positions;
-mod sampling;
+mod sampler;
 mod schedule;
 mod vision;
 

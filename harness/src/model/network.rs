@@ -1,7 +1,7 @@
 //! The whole model: vision tower, language model, head; forward and backward over packed groups.
 
 use super::attention::{Block, Heads};
-use super::compute::{Compute, Emulation};
+use super::compute::Compute;
 use super::config::VlConfig;
 use super::head::TokenScores;
 use super::layer::{Kept, Layer, LayerSpec, Norm};
@@ -153,9 +153,9 @@ impl Model {
         &mut self.params
     }
 
-    /// While the guard lives, operations of this thread are those of the model's device.
-    pub(crate) fn enter(&self) -> Emulation {
-        self.params.compute().enter()
+    /// Runs work whose operations are those of the model's device.
+    pub(crate) fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        self.params.compute().run(work)
     }
 
     /// The output head (V, D).
@@ -226,7 +226,10 @@ impl Model {
 
     /// Scores the responses of all trees and keeps what the backward needs.
     pub fn forward(&self, trees: &[Tree<'_>]) -> Result<Forward> {
-        let _device = self.enter();
+        self.run(|| self.forward_here(trees))
+    }
+
+    fn forward_here(&self, trees: &[Tree<'_>]) -> Result<Forward> {
         let packed = self.pack(trees)?;
         let (mut x, vision) = self.embed(&packed, trees)?;
         let mut layers = Vec::with_capacity(self.layers.len());
@@ -244,7 +247,10 @@ impl Model {
 
     /// Adds the gradients of `sum over tokens of dlogp * logp`, where `dlogp` is given per response and token.
     pub fn backward(&self, forward: &Forward, dlogp: &[Vec<f64>], grads: &mut Grads) -> Result<()> {
-        let _device = self.enter();
+        self.run(|| self.backward_here(forward, dlogp, grads))
+    }
+
+    fn backward_here(&self, forward: &Forward, dlogp: &[Vec<f64>], grads: &mut Grads) -> Result<()> {
         let (p, packed) = (&self.params, &forward.packed);
         let lengths: Vec<usize> = dlogp.iter().map(Vec::len).collect();
         ensure!(lengths == packed.lengths, "one derivative per response token is needed");
@@ -277,9 +283,10 @@ impl Model {
 
     /// Scores given responses.
     pub fn score(&self, trees: &[Tree<'_>]) -> Result<Scores> {
-        let _device = self.enter();
-        let (hidden, packed) = self.hidden(trees)?;
-        Ok(packed.split(ops::score(&hidden, self.head(), &packed.targets)?))
+        self.run(|| {
+            let (hidden, packed) = self.hidden(trees)?;
+            Ok(packed.split(ops::score(&hidden, self.head(), &packed.targets)?))
+        })
     }
 
     /// Maps, for every response token, the row of log-probabilities that predicts it: `f(token id, row)`.
@@ -288,7 +295,14 @@ impl Model {
         trees: &[Tree<'_>],
         f: impl Fn(usize, &[f32]) -> T + Sync,
     ) -> Result<Vec<Vec<T>>> {
-        let _device = self.enter();
+        self.run(|| self.distributions_here(trees, &f))
+    }
+
+    fn distributions_here<T: Send>(
+        &self,
+        trees: &[Tree<'_>],
+        f: impl Fn(usize, &[f32]) -> T + Sync,
+    ) -> Result<Vec<Vec<T>>> {
         let (hidden, packed) = self.hidden(trees)?;
         let rows = ops::map_rows(&hidden, self.head(), |i, row| f(packed.targets[i] as usize, row))?;
         Ok(packed.per_response(rows))
@@ -298,11 +312,19 @@ impl Model {
     /// picture): its log-probability under the second, the KL divergence in nats of the second distribution from the
     /// first, and the Jensen-Shannon divergence in nats.
     pub fn divergences(&self, clean: &[Tree<'_>], corrupted: &[Tree<'_>]) -> Result<Vec<Vec<[f64; 3]>>> {
-        let _device = self.enter();
+        self.run(|| {
+            let (hidden, other, packed) = self.hidden_pair(clean, corrupted)?;
+            let rows = ops::divergences(&hidden, &other, self.head(), &packed.targets)?;
+            Ok(packed.per_response(rows))
+        })
+    }
+
+    /// Hidden states of two batches of trees that have the same responses.
+    fn hidden_pair(&self, clean: &[Tree<'_>], corrupted: &[Tree<'_>]) -> Result<(Tensor, Tensor, Packed)> {
         let (hidden, packed) = self.hidden(clean)?;
         let (other, other_packed) = self.hidden(corrupted)?;
         ensure!(packed.targets == other_packed.targets, "the two batches do not hold the same responses");
-        Ok(packed.per_response(ops::divergences(&hidden, &other, self.head(), &packed.targets)?))
+        Ok((hidden, other, packed))
     }
 
     /// Maps, for every response token, the log-probability rows under two batches of trees that have the same
@@ -314,14 +336,14 @@ impl Model {
         corrupted: &[Tree<'_>],
         f: impl Fn(usize, &[f32], &[f32]) -> T + Sync,
     ) -> Result<Vec<Vec<T>>> {
-        let _device = self.enter();
-        let (hidden, packed) = self.hidden(clean)?;
-        let (other, other_packed) = self.hidden(corrupted)?;
-        ensure!(packed.targets == other_packed.targets, "the two batches do not hold the same responses");
-        let rows = ops::map_row_pairs(&hidden, &other, self.head(), |i, clean, corrupted| {
-            f(packed.targets[i] as usize, clean, corrupted)
-        })?;
-        Ok(packed.per_response(rows))
+        let f = &f;
+        self.run(|| {
+            let (hidden, other, packed) = self.hidden_pair(clean, corrupted)?;
+            let rows = ops::map_row_pairs(&hidden, &other, self.head(), |i, clean, corrupted| {
+                f(packed.targets[i] as usize, clean, corrupted)
+            })?;
+            Ok(packed.per_response(rows))
+        })
     }
 }
 

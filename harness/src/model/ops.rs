@@ -11,7 +11,7 @@ use super::head::{self, TokenScores};
 use super::kernels;
 use super::optimizer::State;
 use super::params::{Grads, Id};
-use super::sampling;
+use super::sampler;
 use crate::algo::dependency::{full_kl, jensen_shannon};
 use crate::settings::Sampling;
 use anyhow::Result;
@@ -105,9 +105,9 @@ pub(crate) fn scatter_rows(dy: &Tensor, rows: &[u32], n: usize) -> Result<Tensor
     Ok(sum)
 }
 
-/// Patches (N, values) in f32, in the type and on the device of `like`.
-pub(crate) fn place(values: Vec<f32>, shape: &[usize], like: &Tensor) -> Result<Tensor> {
-    Ok(kernels::tensor(values, shape)?.to_device(like.device())?.to_dtype(like.dtype())?)
+/// A tensor in f32 on the processor, in the type and on the device of `like`.
+pub(crate) fn place(t: Tensor, like: &Tensor) -> Result<Tensor> {
+    Ok(t.to_dtype(like.dtype())?.to_device(like.device())?)
 }
 
 /// A tensor in f32 on the processor; itself, where it is that.
@@ -172,7 +172,7 @@ pub(crate) fn score_backward(
     Ok(dhidden)
 }
 
-/// See [`sampling::draw`].
+/// See [`sampler::draw`].
 pub(crate) fn draw(
     hidden: &Tensor,
     w: &Tensor,
@@ -184,7 +184,7 @@ pub(crate) fn draw(
     if on_card(hidden) {
         return gpu::head::draw(hidden, w, uniforms, sampling, forbidden);
     }
-    sampling::draw(hidden, w, uniforms, sampling, forbidden)
+    sampler::draw(hidden, w, uniforms, sampling, forbidden)
 }
 
 /// See [`head::map_rows`].
@@ -198,8 +198,8 @@ pub(crate) fn map_rows<T: Send>(
         let mut found = vec![];
         let vocab = w.dim(0)?;
         gpu::head::for_rows(&[hidden], w, |rows, copies| {
-            found.extend(head::map_logits(rows.start, &copies[0], vocab, &f));
-            Ok(())
+            let rows = copies[0].chunks_exact_mut(vocab).zip(rows);
+            found.extend(rows.map(|(row, i)| f(i, row)));
         })?;
         return Ok(found);
     }
@@ -218,8 +218,8 @@ pub(crate) fn map_row_pairs<T: Send>(
         let mut found = vec![];
         let vocab = w.dim(0)?;
         gpu::head::for_rows(&[left, right], w, |rows, copies| {
-            found.extend(head::map_logit_pairs(rows.start, &copies[0], &copies[1], vocab, &f));
-            Ok(())
+            let pairs = copies[0].chunks_exact(vocab).zip(copies[1].chunks_exact(vocab));
+            found.extend(pairs.zip(rows).map(|((left, right), i)| f(i, left, right)));
         })?;
         return Ok(found);
     }

@@ -85,7 +85,10 @@ impl AdamW {
     /// A gradient that is not finite is an error: nothing is changed.
     pub fn step(&mut self, params: &mut Params, grads: &Grads) -> Result<f64> {
         let compute = params.compute().clone();
-        let _device = compute.enter();
+        compute.run(|| self.step_here(params, grads))
+    }
+
+    fn step_here(&mut self, params: &mut Params, grads: &Grads) -> Result<f64> {
         let norm = grads.norm()?;
         ensure!(
             norm.is_finite(),

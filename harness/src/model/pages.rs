@@ -22,9 +22,6 @@ use std::sync::OnceLock;
 /// Fewest rows of attention that are worth a task of their own.
 const ROWS: usize = 8;
 
-/// Columns of an output that are kept in registers together.
-const COLUMNS: usize = 16;
-
 /// Keys and values of one layer in pages.
 pub(crate) struct LayerPages {
     heads: Heads,
@@ -205,25 +202,55 @@ impl LayerPages {
         for scores in scores.chunks_exact_mut(tokens).take(N) {
             softmax(scores, 1.0 / (size as f32).sqrt());
         }
-        for first in (0..size).step_by(COLUMNS) {
-            let columns = first..size.min(first + COLUMNS);
-            let mut sums = [[0f32; COLUMNS]; N];
-            let mut done = 0;
-            for (at, count) in pages() {
-                let weights = std::array::from_fn(|h| &scores[h * tokens + done..][..count]);
-                let values = &self.values[at..at + count * size];
-                add_values(&mut sums, weights, values, size, columns.clone());
-                done += count;
-            }
-            for (out, sums) in out.chunks_exact_mut(size).zip(&sums) {
-                out[columns.clone()].copy_from_slice(&sums[..columns.len()]);
-            }
+        let mut first = 0;
+        while first < size {
+            let x = Weighted { scores, tokens, values: &self.values, size, first };
+            first += match size - first {
+                32.. => x.add::<N, 32>(pages(), out),
+                16.. => x.add::<N, 16>(pages(), out),
+                8.. => x.add::<N, 8>(pages(), out),
+                _ => x.add::<N, 1>(pages(), out),
+            };
         }
     }
 }
 
+/// Probabilities (heads, tokens) and the values that they weigh, from column `first` of the head on.
+struct Weighted<'a> {
+    scores: &'a [f32],
+    tokens: usize,
+    values: &'a [f32],
+    size: usize,
+    first: usize,
+}
+
+impl Weighted<'_> {
+    /// Sums C columns of N heads over pages, given by the start of their values and their tokens, into `out`
+    /// (N * size); returns C.
+    fn add<const N: usize, const C: usize>(
+        &self,
+        pages: impl Iterator<Item = (usize, usize)>,
+        out: &mut [f32],
+    ) -> usize {
+        let Self { scores, tokens, values, size, first } = *self;
+        let mut sums = [[0f32; C]; N];
+        let mut done = 0;
+        for (at, count) in pages {
+            let weights = std::array::from_fn(|h| &scores[h * tokens + done..][..count]);
+            add_values(&mut sums, weights, &values[at..at + count * size], size, first);
+            done += count;
+        }
+        for (out, sums) in out.chunks_exact_mut(size).zip(&sums) {
+            out[first..first + C].copy_from_slice(sums);
+        }
+        C
+    }
+}
+
 /// Products of N queries (N * size) with all keys (size, PAGE) of a page.
-#[inline(always)]
+///
+/// Like [`add_values`] kept out of its caller: alone, all sums stay in registers.
+#[inline(never)]
 fn page_scores<const N: usize>(q: &[f32], size: usize, keys: &[f32]) -> [[f32; PAGE]; N] {
     let q: [&[f32]; N] = std::array::from_fn(|h| &q[h * size..][..size]);
     let mut sums = [[0f32; PAGE]; N];
@@ -235,24 +262,23 @@ fn page_scores<const N: usize>(q: &[f32], size: usize, keys: &[f32]) -> [[f32; P
     sums
 }
 
-/// Adds the values (tokens, size) of a page, weighted by the probabilities of N heads, to their sums of some columns.
-#[inline(always)]
-fn add_values<const N: usize>(
-    sums: &mut [[f32; COLUMNS]; N],
+/// Adds C columns, from `first` on, of the values (tokens, size) of a page, weighted for N heads.
+#[inline(never)]
+fn add_values<const N: usize, const C: usize>(
+    sums: &mut [[f32; C]; N],
     weights: [&[f32]; N],
     values: &[f32],
     size: usize,
-    columns: std::ops::Range<usize>,
+    first: usize,
 ) {
+    let mut local = *sums;
     for (token, row) in values.chunks_exact(size).enumerate() {
-        let row = &row[columns.clone()];
-        for (sums, weights) in sums.iter_mut().zip(weights) {
-            match row.first_chunk::<COLUMNS>() {
-                Some(row) => axpy(sums, weights[token], row),
-                None => axpy(sums, weights[token], row),
-            }
+        let row = &row[first..first + C];
+        for (sums, weights) in local.iter_mut().zip(weights) {
+            axpy(sums, weights[token], row);
         }
     }
+    *sums = local;
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@
 use super::attention::{Block, Heads};
 use super::compute::Compute;
 use super::config::VlConfig;
-use super::kernels::Rotary as Angles;
+use super::kernels::{Rotary as Angles, concatenate};
 use super::layer::{Kept, Layer, LayerSpec, Linear, Norm};
 use super::ops::{Blocks, Rotary, gather_rows, gelu, gelu_backward, linear, place};
 use super::params::{Grads, Id, Params, Source};
@@ -32,6 +32,9 @@ pub(crate) struct VisionTower {
 
 /// Order, positions and attention blocks of a batch of pictures.
 struct Geometry {
+    /// Patch rows in window order, and for each patch its place there.
+    order: Vec<u32>,
+    places: Vec<u32>,
     /// For each visual token in the processor's order, its place in window order.
     inverse: Vec<u32>,
     rotary: Rotary,
@@ -97,12 +100,11 @@ impl VisionTower {
     /// Visual tokens of all pictures, in order: (sum of tokens, width of the language model).
     pub fn forward(&self, p: &Params, pictures: &[&Patches]) -> Result<(Tensor, VisionSaved)> {
         let sketch = self.sketch(pictures)?;
-        let values: Vec<f32> = pictures.iter().flat_map(|x| x.values.iter().copied()).collect();
-        let rows = values.len() / self.patch_values;
+        let values: Vec<&[f32]> = pictures.iter().map(|x| x.values.as_slice()).collect();
         let weight = self.patch_weight(p)?;
-        let pixels = gather_rows(&place(values, &[rows, self.patch_values], &weight)?, &sketch.order)?;
+        let pixels = place(concatenate(&values, self.patch_values)?, &weight)?;
         let geometry = sketch.finish(self.head_size / 2, &weight, p.compute())?;
-        let mut x = linear(&pixels, &weight, None)?; // (N, D)
+        let mut x = gather_rows(&linear(&pixels, &weight, None)?, &geometry.order)?; // (N, D)
         let mut layers = Vec::with_capacity(self.layers.len());
         let recompute = p.compute().recompute();
         for (layer, &full) in self.layers.iter().zip(&self.full) {
@@ -126,15 +128,14 @@ impl VisionTower {
         grads: &mut Grads,
     ) -> Result<()> {
         let geometry = &saved.geometry;
-        let mut back = vec![0u32; geometry.inverse.len()];
-        geometry.inverse.iter().zip(0..).for_each(|(&place, token)| back[place as usize] = token);
+        let back = inverse(&geometry.inverse);
         let d = self.merge2.backward(p, &saved.activated, &gather_rows(dtokens, &back)?, grads)?;
         let d = self.merge1.backward(p, &saved.merged, &gelu_backward(&saved.hidden, &d)?, grads)?;
         let mut d = self.norm.backward(p, &saved.x, &d.reshape(((), self.hidden))?, grads)?;
         for ((layer, &full), saved) in self.layers.iter().zip(&self.full).zip(&saved.layers).rev() {
             d = layer.backward_kept(p, saved, &geometry.rotary, geometry.blocks(full), &d, grads)?;
         }
-        grads.add_product(self.patch_embed, &d, &saved.pixels)
+        grads.add_product(self.patch_embed, &gather_rows(&d, &geometry.places)?, &saved.pixels)
     }
 
     fn patch_weight(&self, p: &Params) -> Result<Tensor> {
@@ -143,6 +144,7 @@ impl VisionTower {
 
     fn sketch(&self, pictures: &[&Patches]) -> Result<Sketch> {
         let mut g = Sketch::default();
+        let frequencies = self.frequencies();
         for picture in pictures {
             let [t, h, w] = picture.grid_thw;
             ensure!(
@@ -153,13 +155,14 @@ impl VisionTower {
                 picture.grid_thw,
                 picture.values.len()
             );
-            (0..t).for_each(|_| self.add_frame(&mut g, h / self.merge, w / self.merge));
+            let size = (h / self.merge, w / self.merge);
+            (0..t).for_each(|_| self.add_frame(&mut g, size, &frequencies));
         }
         Ok(g)
     }
 
     /// Adds one frame of `rows` x `columns` visual tokens.
-    fn add_frame(&self, g: &mut Sketch, rows: usize, columns: usize) {
+    fn add_frame(&self, g: &mut Sketch, (rows, columns): (usize, usize), frequencies: &[f64]) {
         let unit = self.merge * self.merge;
         let first = g.inverse.len();
         let mut place = first;
@@ -178,7 +181,10 @@ impl VisionTower {
                                 row * self.merge + inner / self.merge,
                                 column * self.merge + inner % self.merge,
                             );
-                            self.add_angles(&mut g.angles, y, x);
+                            // Half of the frequencies turn with the row, half with the column.
+                            for at in [y, x] {
+                                g.angles.extend(frequencies.iter().map(|frequency| at as f64 * frequency));
+                            }
                         }
                     }
                 }
@@ -188,21 +194,25 @@ impl VisionTower {
         g.pictures.push(Block::full(rows * columns * unit));
     }
 
-    /// Half of the frequencies turn with the row, half with the column; base 10,000.
-    fn add_angles(&self, angles: &mut Vec<f64>, y: usize, x: usize) {
-        let quarter = self.head_size / 4;
-        for at in [y, x] {
-            for i in 0..quarter {
-                let frequency = libm::pow(10_000.0, -((2 * i) as f64) / (self.head_size / 2) as f64);
-                angles.push(at as f64 * frequency);
-            }
-        }
+    /// A quarter of the head size, base 10,000.
+    fn frequencies(&self) -> Vec<f64> {
+        let exponent = |i: usize| -((2 * i) as f64) / (self.head_size / 2) as f64;
+        (0..self.head_size / 4).map(|i| libm::pow(10_000.0, exponent(i))).collect()
     }
+}
+
+/// The inverse of a permutation.
+fn inverse(order: &[u32]) -> Vec<u32> {
+    let mut places = vec![0u32; order.len()];
+    order.iter().zip(0..).for_each(|(&at, place)| places[at as usize] = place);
+    places
 }
 
 impl Sketch {
     fn finish(self, half: usize, like: &Tensor, compute: &Compute) -> Result<Geometry> {
         Ok(Geometry {
+            places: inverse(&self.order),
+            order: self.order,
             inverse: self.inverse,
             rotary: Rotary::new(Angles::new(&self.angles, half), like)?,
             windows: Blocks::new(self.windows, like, compute)?,

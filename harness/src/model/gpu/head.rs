@@ -3,12 +3,13 @@
 
 use super::gemm::{Factor, product};
 use super::ops::{compare_rows, logits, sample_rows, score_rows, score_rows_backward};
-use crate::model::head::TokenScores;
+use crate::model::head::{TokenScores, log_softmax};
 use crate::model::ops::values;
 use crate::model::params::{Grads, Id};
 use crate::settings::Sampling;
 use anyhow::Result;
 use candle_core::Tensor;
+use rayon::prelude::*;
 use std::ops::Range;
 
 /// Rows whose logits exist at a time.
@@ -52,7 +53,7 @@ pub(crate) fn score_backward(
     Ok(if parts.is_empty() { hidden.clone() } else { Tensor::cat(&parts, 0)? })
 }
 
-/// See [`sampling::draw`](crate::model::sampling::draw): the same uniforms give the same tokens, up to the rounding of
+/// See [`sampler::draw`](crate::model::sampler::draw): the same uniforms give the same tokens, up to the rounding of
 /// logits.
 pub(crate) fn draw(
     hidden: &Tensor,
@@ -71,18 +72,23 @@ pub(crate) fn draw(
     Ok(drawn)
 }
 
-/// See [`head::map_rows`](crate::model::head::map_rows): rows of logits are copied to the processor, chunk by chunk.
+/// Copies rows of log-probabilities to the processor, chunk by chunk: `f` gets the rows' indices and, for each of the
+/// `hidden`, the rows (chunk, V).
 pub(crate) fn for_rows(
     hidden: &[&Tensor],
     w: &Tensor,
-    mut f: impl FnMut(Range<usize>, &[Vec<f32>]) -> Result<()>,
+    mut f: impl FnMut(Range<usize>, &mut [Vec<f32>]),
 ) -> Result<()> {
     for rows in chunks(hidden[0].dim(0)?) {
-        let copies = hidden
+        let mut copies = hidden
             .iter()
-            .map(|hidden| values(&logits(&part(hidden, &rows)?, w)?))
+            .map(|hidden| {
+                let mut copy = values(&logits(&part(hidden, &rows)?, w)?)?;
+                copy.par_chunks_mut(w.dim(0)?).for_each(log_softmax);
+                Ok(copy)
+            })
             .collect::<Result<Vec<_>>>()?;
-        f(rows, &copies)?;
+        f(rows, &mut copies);
     }
     Ok(())
 }
