@@ -10,6 +10,7 @@ use harness::rng::{Purpose, Stream, stream};
 use harness::settings::{ComputeSettings, DecodeLimits, ModelSettings, OptimizerSettings, Sampling};
 use harness::types::StopReason;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 pub(crate) const IMAGE: u32 = 1;
 pub(crate) const END: u32 = 2;
@@ -245,7 +246,7 @@ impl Job {
         &self,
         model: &Model,
         limits: DecodeLimits,
-        stop: &dyn Fn() -> bool,
+        stop: &(dyn Fn() -> bool + Sync),
     ) -> anyhow::Result<(Vec<Vec<Completion>>, DecodeStats)> {
         let prompts: Vec<&Prompt> = self.prompts.iter().collect();
         let sampling = &self.sampling;
@@ -299,11 +300,11 @@ fn the_number_of_threads_changes_no_bit_of_a_completion() {
 
 #[test]
 fn a_request_to_stop_ends_decoding_between_two_steps() {
-    let left = std::cell::Cell::new(5);
-    let stop = || left.replace(left.get() - 1) == 0;
+    let left = AtomicI32::new(5);
+    let stop = || left.fetch_sub(1, Ordering::Relaxed) == 0;
     let stopped = job().run_until(&toy(), DecodeLimits::default(), &stop);
     assert!(stopped.unwrap_err().is::<Interrupted>());
-    assert_eq!(left.get(), -1, "it is asked once per step and obeyed at once");
+    assert_eq!(left.into_inner(), -1, "it is asked once per step and obeyed at once");
 }
 
 /// Gives prompts on demand and notes what happens.

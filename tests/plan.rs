@@ -198,7 +198,7 @@ fn what_cannot_fit_into_the_machine_is_refused_at_once() {
 fn without_a_gpu_a_run_stops_before_anything_is_made() {
     let folder = tempfile::tempdir().unwrap();
     let run = |scale| offline(&["reproduce", "--scale", scale], folder.path());
-    refused(run("7b"), &["scale 7b", "NVIDIA", "GiB", "--dry-run", "--scale tiny", "compute.device=cpu"]);
+    refused(run("7b"), &["scale 7b", "NVIDIA", "GiB", "--dry-run", "--scale tiny", "--device cpu"]);
     refused(run("32b"), &["scale 32b", "NVIDIA"]);
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }

@@ -544,7 +544,8 @@ pub(super) mod tests {
             (draw("x", &[37, 20]), draw("w", &[9, 20]), draw("b", &[9]), draw("dy", &[37, 9]));
         let dx = linear_backward_input(&dy, &w).unwrap();
         check_gradient("x", &x, &dy, &dx, |x| linear(x, &w, Some(&b)));
-        let dw = linear_backward_weight(&dy, &x).unwrap();
+        let dw = tensor(vec![0.0; 9 * 20], &[9, 20]).unwrap();
+        linear_backward_weight(&dy, &x, &dw).unwrap();
         check_gradient("w", &w, &dy, &dw, |w| linear(&x, w, Some(&b)));
         check_gradient("b", &b, &dy, &sum_rows(&dy).unwrap(), |b| linear(&x, &w, Some(b)));
     }
@@ -583,7 +584,8 @@ pub(super) mod tests {
     fn scattering_is_the_gradient_of_gathering() {
         let rows = [3, 0, 3, 19, 7, 3, 18];
         let (x, dy) = (draw("x", &[20, 6]), draw("dy", &[7, 6]));
-        let dx = scatter_rows(&dy, &rows, 20).unwrap();
+        let dx = tensor(vec![0.0; 20 * 6], &[20, 6]).unwrap();
+        scatter_rows_into(&dx, &dy, &rows).unwrap();
         check_gradient("rows", &x, &dy, &dx, |x| gather_rows(x, &rows));
         assert_eq!(values(&dx)[6..18], [0.0; 12], "rows that no index names");
     }
