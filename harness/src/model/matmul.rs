@@ -2,8 +2,8 @@
 //!
 //! Every value of a product is one chain of fused multiply-adds in the order of the inner index. So it does not depend
 //! on the thread count, on the sizes of caches, on the width of the vector unit, nor on the other rows of the batch:
-//! a row multiplied alone gives the same bits as in a batch of thousands. (The `gemm` crate below candle's `matmul`
-//! keeps none of the last three: it chooses how it cuts the inner index by the caches it finds.)
+//! a row multiplied alone gives the same bits as in a batch of thousands. (The `gemm` crate below candle's `matmul` cuts
+//! the inner index by the caches it finds, and sums small products in another order than large ones.)
 //! Only [`transposed_product`], the gradient of weights, sums over rows; it does so in parts of [`PART`] rows.
 //!
 //! Tiles of 6 x 16 values stay in registers: 12 vectors of AVX2. The right operand is packed into strips of
