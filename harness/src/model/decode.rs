@@ -1,6 +1,6 @@
 //! Generation: paged keys and values, prompts computed once per group, finished sequences replaced at once.
 //!
-//! [`super::schedule`] decides who runs and owns which pages, [`super::pages`] holds them; here the model runs. In every
+//! `schedule` decides who runs and owns which pages, `pages` holds them; here the model runs. In every
 //! step each running sequence feeds the tokens that are not yet in its pages: the newest one, or all it has after it had
 //! to give back its pages. A row's arithmetic does not depend on the rows beside it, so limits on memory and on the
 //! number of sequences change speed and never a draw.
