@@ -4,6 +4,8 @@ use super::model::{
     END, IMAGE, VOCAB, distance, flat, gradients, norm, prompt, toy, toy_settings, toy_untied, values,
     weights,
 };
+use super::train::{one_step, setting};
+use harness::algo::Algorithm;
 use harness::model::{AdamW, Compute, Grads, Model, Prompt, Tree};
 use harness::rng::{Purpose, stream};
 use harness::settings::{
@@ -240,5 +242,23 @@ fn the_card_draws_the_tokens_that_the_processor_draws() {
                 assert!((a - b).abs() < 3e-5, "{a} {b}");
             }
         }
+    }
+}
+
+/// A whole step of VPPO and of DAPO: rollout, corrupted scoring, credit, update.
+#[test]
+fn a_training_step_on_the_card_is_that_of_the_processor() {
+    let (config, base) = setting();
+    let card = base.clone().on(&Compute::emulated(&F32)).unwrap();
+    for preset in ["vppo", "dapo"] {
+        let algorithm = Algorithm::preset(preset).unwrap();
+        let (want, _) = one_step(&config, &algorithm, &base);
+        let (got, _) = one_step(&config, &algorithm, &card);
+        assert_eq!(want.keys().collect::<Vec<_>>(), got.keys().collect::<Vec<_>>());
+        for (name, value) in &want {
+            let close = (value - got[name]).abs() < 1e-3 * value.abs() + 1e-4;
+            assert!(close, "{preset}: {name}: {value} on the processor, {} on the card", got[name]);
+        }
+        assert!(want["grad_norm"] > 0.0);
     }
 }

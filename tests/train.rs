@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 /// The smoke scale's settings with whole-step updates and one draw, and its base model.
-fn setting() -> (RunConfig, Policy) {
+pub(crate) fn setting() -> (RunConfig, Policy) {
     let (scale, study) = (Scale::load("smoke").unwrap(), Study::load("main").unwrap());
     let config = RunConfig::resolve(&scale, &study, "vppo", 1, &[]).unwrap();
     let store = Store::open(reference().out().join("runs")).unwrap();
@@ -32,7 +32,7 @@ fn setting() -> (RunConfig, Policy) {
 }
 
 /// One step of an algorithm: its figures and the optimiser's state after it.
-fn one_step(config: &RunConfig, algorithm: &Algorithm, base: &Policy) -> (Figures, Vec<u8>) {
+pub(crate) fn one_step(config: &RunConfig, algorithm: &Algorithm, base: &Policy) -> (Figures, Vec<u8>) {
     let world = Questions::World(config.world.clone().unwrap());
     let recipe = Recipe {
         algorithm,

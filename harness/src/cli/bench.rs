@@ -7,7 +7,7 @@ use crate::model::machine::measured_peak;
 use crate::settings::{Attention, ComputeSettings, CorruptionScope, Device, Dtype, OptimizerState};
 use crate::speed::{Bench, Phase, Shape, Timings};
 use crate::store::{Provenance, peak_resident_bytes};
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -192,7 +192,7 @@ impl BenchArgs {
 pub(super) fn bench(args: &BenchArgs) -> Result<()> {
     let settings = args.compute()?;
     let compute = Compute::open(&settings)?;
-    let peak = Peak::new(args.peak_tflops, settings.device)?;
+    let peak = Peak::new(args.peak_tflops, &compute)?;
     let (model, own_weights) = open_or_fill(&args.model, WEIGHT_SEED, &compute).context("--model")?;
     let marks = PictureMarks::open(&args.model)?;
     let mut bench = Bench::new(model, &marks, args.shape(), compute.limits())?;
@@ -204,7 +204,7 @@ pub(super) fn bench(args: &BenchArgs) -> Result<()> {
         compute: settings,
         own_weights,
         flops: bench.flops()?,
-        peak_bytes: peak_bytes(settings.device),
+        peak_bytes: compute.peak_bytes().or_else(peak_resident_bytes),
         bench,
         timings,
         peak,
@@ -231,35 +231,32 @@ fn dtype_name(dtype: Dtype) -> &'static str {
     }
 }
 
-/// Most memory held: of the process on the processor.
-fn peak_bytes(device: Device) -> Option<u64> {
-    match device {
-        Device::Cpu => peak_resident_bytes(),
-        Device::Cuda => None,
-    }
-}
-
 /// What utilisation is measured against.
 struct Peak {
     flops: f64,
-    source: &'static str,
+    source: String,
 }
 
 impl Peak {
-    fn new(stated_tflops: Option<f64>, device: Device) -> Result<Self> {
+    fn new(stated_tflops: Option<f64>, compute: &Compute) -> Result<Self> {
         match stated_tflops {
             Some(tflops) => {
                 ensure!(tflops > 0.0 && tflops.is_finite(), "--peak-tflops {tflops}: give a positive number");
-                Ok(Self { flops: tflops * 1e12, source: "--peak-tflops" })
+                Ok(Self { flops: tflops * 1e12, source: "--peak-tflops".into() })
             }
-            None if device == Device::Cuda => {
-                bail!(
-                    "the peak of the card is not known: give --peak-tflops (989 for bf16 on an H100 or H200)"
-                )
+            None if compute.settings().device == Device::Cuda => {
+                let name = compute.card_name().unwrap_or_default();
+                let hopper = ["H100", "H200"].iter().any(|card| name.contains(card));
+                ensure!(hopper, "the peak of {name:?} is not known here: give --peak-tflops");
+                let tflops = if compute.settings().dtype == Dtype::Bf16 { 989.4 } else { 66.9 };
+                Ok(Self {
+                    flops: tflops * 1e12,
+                    source: format!("data sheet of {name}, SXM, dense; --peak-tflops gives another"),
+                })
             }
             None => Ok(Self {
                 flops: measured_peak()?,
-                source: "measured just now: the fastest of 8 products of 1,024 x 1,024 f32 matrices",
+                source: "measured just now: the fastest of 8 products of 1,024 x 1,024 f32 matrices".into(),
             }),
         }
     }
@@ -331,7 +328,8 @@ impl Done {
             text += &format!(", {:.0} over the step\n", self.tokens_per_second(step));
         }
         let memory = self.peak_bytes.map_or("not known".to_owned(), bytes);
-        text += &format!("peak memory of the process: {memory}\n");
+        let holder = if self.compute.device == Device::Cuda { "tensors on the card" } else { "the process" };
+        text += &format!("peak memory of {holder}: {memory}\n");
         text += &format!("peak: {:.1} GFLOP/s ({})\n", self.peak.flops / 1e9, self.peak.source);
         text += &self.formula()?;
         Ok(text)

@@ -45,6 +45,33 @@ impl Compute {
         &self.settings
     }
 
+    /// Memory of the card that can still be had, bytes; `None` on the processor.
+    pub fn free_bytes(&self) -> Option<u64> {
+        #[cfg(feature = "cuda")]
+        if self.device.is_cuda() {
+            return super::gpu::device::card(&self.device).ok().map(|card| card.free_bytes as u64);
+        }
+        None
+    }
+
+    /// Most memory of the card that tensors held at a time, bytes; `None` on the processor.
+    pub fn peak_bytes(&self) -> Option<u64> {
+        #[cfg(feature = "cuda")]
+        if self.device.is_cuda() {
+            return super::gpu::device::peak(&self.device).ok().map(|peak| peak.used_bytes);
+        }
+        None
+    }
+
+    /// Name of the card; `None` on the processor.
+    pub fn card_name(&self) -> Option<String> {
+        #[cfg(feature = "cuda")]
+        if self.device.is_cuda() {
+            return super::gpu::device::card(&self.device).ok().map(|card| card.name);
+        }
+        None
+    }
+
     /// Whether layers are computed again in the backward pass.
     pub(crate) fn recompute(&self) -> bool {
         self.settings.recompute

@@ -10,6 +10,7 @@ use crate::cost::memory::{Load, Memory, Training, Turn};
 use crate::cost::time::{Passes, Rates, step_time};
 use crate::cost::units::{bytes, thousands};
 use crate::cost::{Lengths, step_sequences};
+use crate::model::Compute;
 use crate::rollout::Policy;
 use crate::settings::{ComputeSettings, CorruptionScope, Device, Dtype, OldLogp};
 use crate::store::available_bytes;
@@ -243,7 +244,7 @@ fn rate<'a>(table: &'a [Rate], what: &str) -> Result<&'a Rate> {
 pub(super) fn available(compute: &ComputeSettings) -> Option<u64> {
     match compute.device {
         Device::Cpu => available_bytes(),
-        Device::Cuda => None,
+        Device::Cuda => Compute::open(compute).ok().and_then(|card| card.free_bytes()),
     }
 }
 

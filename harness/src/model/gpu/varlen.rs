@@ -13,8 +13,8 @@ pub(crate) struct Sequences {
     q: Vec<u32>,
     k: Vec<u32>,
     /// The same on the card.
-    cu_q: Tensor,
-    cu_k: Tensor,
+    #[cfg(feature = "flash-attn")]
+    card: [Tensor; 2],
     causal: bool,
 }
 
@@ -27,8 +27,14 @@ impl Sequences {
             starts
         };
         let (q, k) = (starts(|pair| pair.0), starts(|pair| pair.1));
-        let (cu_q, cu_k) = (upload(&q, &[q.len()], like)?, upload(&k, &[k.len()], like)?);
-        Ok(Self { q, k, cu_q, cu_k, causal })
+        let _ = like;
+        Ok(Self {
+            #[cfg(feature = "flash-attn")]
+            card: [upload(&q, &[q.len()], like)?, upload(&k, &[k.len()], like)?],
+            q,
+            k,
+            causal,
+        })
     }
 }
 
@@ -197,8 +203,8 @@ mod card {
             v: address(x.v)?,
             out: address(out)?,
             lse: address(lse)?,
-            cu_q: address(&sequences.cu_q)?,
-            cu_k: address(&sequences.cu_k)?,
+            cu_q: address(&sequences.card[0])?,
+            cu_k: address(&sequences.card[1])?,
             q_stride: heads.query * heads.size,
             k_stride: heads.kv * heads.size,
             v_stride: heads.kv * heads.size,
