@@ -140,13 +140,15 @@ fn what_cannot_be_measured_is_refused() {
     refused(command, &["--peak-tflops"]);
 }
 
-/// Peak memory of a process that only updates, in bytes.
+/// Peak memory of a process that only updates, in bytes. Its allocator gives back what is freed: glibc's otherwise keeps
+/// up to a third more, depending on which thread freed what.
 fn peak_of_update(prompts: u64, group: u64) -> f64 {
     let (prompts, group, micro) = (prompts.to_string(), group.to_string(), (prompts * group).to_string());
     let mut command =
         harness(["bench", "--phases", "update", "--repeats", "1", "--json", "--peak-tflops", "1"]);
     command.args(["--grid", "4x4", "--prompt-tokens", "123", "--response-tokens", "200"]);
     command.args(["--prompts", &prompts, "--group", &group, "--micro", &micro, "--model"]).arg(small());
+    command.env("MALLOC_ARENA_MAX", "1").env("MALLOC_MMAP_THRESHOLD_", "131072");
     let output = succeeds(command).stdout;
     let line: Value = serde_json::from_str(output.lines().last().unwrap()).unwrap();
     line["peak_bytes"].as_f64().unwrap()
@@ -154,7 +156,7 @@ fn peak_of_update(prompts: u64, group: u64) -> f64 {
 
 /// What an update of 256 responses takes beyond that of one, measured and by formula, agree within a tenth.
 #[test]
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
 fn memory_of_an_update_is_what_the_formula_says() {
     let (model, _) = open_or_fill(&small(), 1, &Compute::cpu()).unwrap();
     let sizes = model.config().to_settings(PixelRange { min_pixels: 1, max_pixels: 4 * 4 * 196 }).unwrap();

@@ -6,7 +6,8 @@
 //! value; gate, up, product) and one normaliser per head in f32; a backward pass holds 9 D + 3 K + 3 F more. With
 //! recomputation only the layers' inputs are kept, and one layer at a time is there whole. The logits of a chunk of
 //! rows exist twice in f32; the largest gradient of a matrix is there once before it is added, and of the rows that
-//! predict a token four are kept. Several GPUs divide
+//! predict a token four are kept. On the processor the
+//! allocator's own keep comes on top: with glibc up to 30 % of an update's memory was measured. Several GPUs divide
 //! weights, gradients and optimiser state (ZeRO-3) and hold the gathered weights of two layers, or of one table.
 
 use super::{Lengths, PATCH_VALUES, kv_width, layer_weights, weights};
