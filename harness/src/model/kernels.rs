@@ -122,6 +122,22 @@ pub(crate) fn axpy(y: &mut [f32], a: f32, x: &[f32]) {
     }
 }
 
+/// The values of an operand that is changed in place.
+fn values_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> candle_core::Result<&'a mut [f32]> {
+    match (storage, layout.contiguous_offsets()) {
+        (CpuStorage::F32(values), Some((start, end))) => Ok(&mut values[start..end]),
+        _ => candle_core::bail!("expected a contiguous f32 tensor, found dimensions {:?}", layout.dims()),
+    }
+}
+
+/// The values of an operand that is only read.
+fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<&'a [f32]> {
+    match (storage, layout.contiguous_offsets()) {
+        (CpuStorage::F32(values), Some((start, end))) => Ok(&values[start..end]),
+        _ => candle_core::bail!("expected a contiguous f32 tensor, found dimensions {:?}", layout.dims()),
+    }
+}
+
 struct AddInPlace {
     /// Every row of the destination gets the whole source (a bias); otherwise shapes are equal.
     row: bool,
@@ -138,15 +154,7 @@ impl InplaceOp2 for AddInPlace {
         src: &CpuStorage,
         src_layout: &Layout,
     ) -> candle_core::Result<()> {
-        let (Some((d0, d1)), Some((s0, s1))) =
-            (dst_layout.contiguous_offsets(), src_layout.contiguous_offsets())
-        else {
-            candle_core::bail!("add_in_place needs contiguous tensors")
-        };
-        let (CpuStorage::F32(dst), CpuStorage::F32(src)) = (dst, src) else {
-            candle_core::bail!("add_in_place needs f32 tensors")
-        };
-        let (dst, src) = (&mut dst[d0..d1], &src[s0..s1]);
+        let (dst, src) = (values_mut(dst, dst_layout)?, values(src, src_layout)?);
         let width = if self.row { src.len() } else { dst.len().min(1 << 14) }.max(1);
         let task = if self.row { width * ROWS } else { width };
         dst.par_chunks_mut(task).enumerate().for_each(|(chunk, dst)| {
@@ -222,14 +230,7 @@ impl InplaceOp3 for UpdatePart<'_> {
         b: &CpuStorage,
         b_layout: &Layout,
     ) -> candle_core::Result<()> {
-        let places =
-            [dst_layout, a_layout, b_layout].map(|l| l.contiguous_offsets().map(|(from, to)| from..to));
-        let ([Some(pd), Some(pa), Some(pb)], CpuStorage::F32(dst), CpuStorage::F32(a), CpuStorage::F32(b)) =
-            (places, dst, a, b)
-        else {
-            candle_core::bail!("adamw needs contiguous f32 tensors")
-        };
-        self.run(&mut dst[pd], &a[pa], &b[pb]);
+        self.run(values_mut(dst, dst_layout)?, values(a, a_layout)?, values(b, b_layout)?);
         Ok(())
     }
 }
@@ -457,15 +458,7 @@ impl InplaceOp2 for IntoRows<'_> {
         src: &CpuStorage,
         src_layout: &Layout,
     ) -> candle_core::Result<()> {
-        let (Some((d0, d1)), Some((s0, s1))) =
-            (dst_layout.contiguous_offsets(), src_layout.contiguous_offsets())
-        else {
-            candle_core::bail!("into_rows needs contiguous tensors")
-        };
-        let (CpuStorage::F32(dst), CpuStorage::F32(src)) = (dst, src) else {
-            candle_core::bail!("into_rows needs f32 tensors")
-        };
-        let (dst, src, d) = (&mut dst[d0..d1], &src[s0..s1], src_layout.dims()[1]);
+        let (dst, src, d) = (values_mut(dst, dst_layout)?, values(src, src_layout)?, src_layout.dims()[1]);
         for (src, &row) in src.chunks(d.max(1)).zip(self.rows) {
             let Some(dst) = dst.get_mut(row as usize * d..(row as usize + 1) * d) else {
                 candle_core::bail!("row {row} is beyond the end of the tensor")
