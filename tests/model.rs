@@ -360,14 +360,7 @@ fn a_long_list_is_worked_off_prompt_by_prompt() {
 #[test]
 fn a_checkpoint_gives_back_the_same_model_and_optimiser() {
     let mut model = toy();
-    let settings = OptimizerSettings {
-        learning_rate: 1e-2,
-        beta1: 0.9,
-        beta2: 0.999,
-        epsilon: 1e-8,
-        weight_decay: 0.01,
-        max_grad_norm: 1.0,
-    };
+    let settings = optimizer_settings();
     let p = prompt(1, 4, 4);
     let trees = [Tree { prompt: &p, responses: vec![&[4, 9, END]] }];
     let mut optimizer = AdamW::new(model.params(), settings.clone()).unwrap();
@@ -393,6 +386,34 @@ fn a_checkpoint_gives_back_the_same_model_and_optimiser() {
     let wider = config.replace("\"intermediate_size\": 24", "\"intermediate_size\": 28");
     let wrong = Model::from_bytes(&wider, &bytes).unwrap_err();
     assert!(format!("{wrong:#}").contains("gate_proj"), "{wrong:#}");
+}
+
+/// The vision tower has no gradient in the first update and one in the second: neither changes the model that the
+/// updated one was cloned from.
+#[test]
+fn updates_leave_a_clone_alone() {
+    let first = toy();
+    let (mut model, before) = (first.clone(), first.to_bytes().unwrap());
+    let mut optimizer = AdamW::new(model.params(), optimizer_settings()).unwrap();
+    let (text, picture) = (Prompt { ids: vec![4, 9], pictures: vec![] }, prompt(1, 4, 4));
+    for prompt in [&text, &picture, &picture] {
+        let trees = [Tree { prompt, responses: vec![&[4, 9, END]] }];
+        let grads = gradients(&model, &trees, &[vec![-1.0; 3]]);
+        optimizer.step(model.params_mut(), &grads).unwrap();
+    }
+    assert_ne!(model.to_bytes().unwrap(), before);
+    assert_eq!(first.to_bytes().unwrap(), before);
+}
+
+fn optimizer_settings() -> OptimizerSettings {
+    OptimizerSettings {
+        learning_rate: 1e-2,
+        beta1: 0.9,
+        beta2: 0.999,
+        epsilon: 1e-8,
+        weight_decay: 0.01,
+        max_grad_norm: 1.0,
+    }
 }
 
 #[test]

@@ -187,7 +187,7 @@ fn what_cannot_fit_into_the_machine_is_refused_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let mut command =
         offline(&["reproduce", "--scale", "7b", "--set", "model.layers=1000000"], folder.path());
-    for set in ["device=cpu", "dtype=f32", "gradient_dtype=f32", "optimizer_state=f32"] {
+    for set in ["device=cpu", "dtype=f32", "gradient_dtype=f32", "optimizer_state=f32", "attention=own"] {
         command.args(["--set", &format!("compute.{set}")]);
     }
     refused(command, &["GiB", "the largest part: keys and values", "ways out", "harness plan"]);

@@ -14,7 +14,7 @@ use crate::perturb::corrupt;
 use crate::prompt::{ChatTemplate, Tokenizer, encode_prompt};
 use crate::rng::{Purpose, Stream, stream};
 use crate::settings::{Corruption, CorruptionScope, DecodeLimits, Sampling};
-use crate::types::{Example, Outcome, SampleLine};
+use crate::types::{Example, Outcome, Rgb, SampleLine};
 use anyhow::{Context, Result};
 use rayon::prelude::*;
 use serde_json::Value;
@@ -153,33 +153,11 @@ impl Renderer {
     /// # Errors
     /// Names the item: unreadable pictures, or picture places that do not match the pictures.
     pub fn prompt(&self, example: &Example) -> Result<Prompt> {
-        self.render(example, |_, rgb| rgb)
-    }
-
-    /// The prompt of a question with every picture corrupted independently, by draws at `at(picture index)`.
-    pub fn corrupted(
-        &self,
-        example: &Example,
-        corruption: &Corruption,
-        mut at: impl FnMut(usize) -> Stream,
-    ) -> Result<Prompt> {
-        self.render(example, |picture, rgb| corrupt(&rgb, corruption, &mut at(picture)))
-    }
-
-    fn render(
-        &self,
-        example: &Example,
-        mut change: impl FnMut(usize, crate::types::Rgb) -> crate::types::Rgb,
-    ) -> Result<Prompt> {
         let item = || named(example);
-        let pictures: Vec<Arc<Patches>> = example
-            .images
+        let pictures: Vec<Arc<Patches>> = self
+            .pictures(example)?
             .iter()
-            .enumerate()
-            .map(|(i, picture)| {
-                let rgb = prepare(picture, self.area, self.alpha)?;
-                Ok(Arc::new(patches(&change(i, rgb), &self.processor)?))
-            })
+            .map(|rgb| Ok(Arc::new(patches(rgb, &self.processor)?)))
             .collect::<Result<_>>()
             .with_context(item)?;
         let text =
@@ -188,6 +166,57 @@ impl Renderer {
         let tokens =
             encode_prompt(&self.tokenizer, &text, &grids, self.processor.merge_size).with_context(item)?;
         Ok(Prompt { ids: tokens.ids, pictures })
+    }
+
+    /// The pictures of a question as the policy sees them: decoded, and resized where the area rule says so.
+    ///
+    /// # Errors
+    /// Names the item whose picture cannot be read.
+    pub fn pictures(&self, example: &Example) -> Result<Vec<Rgb>> {
+        let pictures = example.images.iter().map(|picture| prepare(picture, self.area, self.alpha));
+        pictures.collect::<Result<_>>().with_context(|| named(example))
+    }
+
+    /// A prompt with every one of its pictures corrupted independently, by draws at `at(picture index)`.
+    pub fn corrupted(
+        &self,
+        clean: &Prompt,
+        pictures: &[Rgb],
+        corruption: &Corruption,
+        at: impl Fn(usize) -> Stream,
+    ) -> Result<Prompt> {
+        let pictures = pictures
+            .iter()
+            .enumerate()
+            .map(|(i, rgb)| Ok(Arc::new(patches(&corrupt(rgb, corruption, &mut at(i)), &self.processor)?)));
+        Ok(Prompt { ids: clean.ids.clone(), pictures: pictures.collect::<Result<_>>()? })
+    }
+
+    /// Prompts of a group's responses under corrupted pictures: one per response, or one for all of them.
+    ///
+    /// # Errors
+    /// Those of [`Renderer::pictures`].
+    pub fn corrupted_prompts(
+        &self,
+        group: &Group,
+        corruption: &Corruption,
+        seed: u64,
+        step: u64,
+    ) -> Result<Vec<Prompt>> {
+        let count = match corruption.scope {
+            CorruptionScope::Response => group.samples.len(),
+            CorruptionScope::Group => 1,
+        };
+        let pictures = self.pictures(&group.example)?;
+        (0..count)
+            .into_par_iter()
+            .map(|sample| {
+                self.corrupted(&group.prompt, &pictures, corruption, |picture| {
+                    let at = [step.into(), (&group.example.id).into(), sample.into(), picture.into()];
+                    stream(seed, Purpose::Corruption, &at)
+                })
+            })
+            .collect()
     }
 
     /// Length of a question's prompt, without decoding its pictures' pixels.
@@ -440,29 +469,6 @@ impl Policy {
             })
             .collect::<Result<_>>()?;
         Ok(Group { example, prompt, samples })
-    }
-
-    /// Prompts of a group's responses under corrupted pictures: one per response, or one for all of them.
-    pub fn corrupted_prompts(
-        &self,
-        group: &Group,
-        corruption: &Corruption,
-        seed: u64,
-        step: u64,
-    ) -> Result<Vec<Prompt>> {
-        let count = match corruption.scope {
-            CorruptionScope::Response => group.samples.len(),
-            CorruptionScope::Group => 1,
-        };
-        (0..count)
-            .into_par_iter()
-            .map(|sample| {
-                self.renderer.corrupted(&group.example, corruption, |picture| {
-                    let at = [step.into(), (&group.example.id).into(), sample.into(), picture.into()];
-                    stream(seed, Purpose::Corruption, &at)
-                })
-            })
-            .collect()
     }
 }
 

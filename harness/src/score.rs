@@ -178,7 +178,7 @@ impl<'a> Item<'a> {
         let prompt = renderer.prompt(&example)?;
         let corrupted = settings.corruption.as_ref().map(|kind| {
             let corruption = Corruption { kind: kind.clone(), scope: CorruptionScope::Response };
-            renderer.corrupted(&example, &corruption, |picture| {
+            renderer.corrupted(&prompt, &renderer.pictures(&example)?, &corruption, |picture| {
                 let at = [0usize.into(), (&example.id).into(), 0usize.into(), picture.into()];
                 stream(settings.seed, Purpose::Corruption, &at)
             })

@@ -6,14 +6,18 @@
 //! own. Here a prompt is computed once for its group; under one corrupted picture per response it cannot be. Pictures
 //! are corrupted outside the timed part, as there.
 
+use crate::cost::Lengths;
 use crate::cost::flops::{self, Sequences, Vision};
+use crate::cost::memory::{Load, Training, Turn};
+use crate::cost::time::decode_bytes;
 use crate::image::Patches;
 use crate::model::checkpoint::PictureMarks;
+use crate::model::config::VlConfig;
 use crate::model::machine::wait_for;
 use crate::model::{AdamW, DecodeRules, Grads, Model, Prompt, Tree};
 use crate::rng::{At, Purpose, Stream, stream};
 use crate::settings::{
-    CorruptionScope, DecodeLimits, ModelSettings, OptimizerSettings, PixelRange, Sampling,
+    ComputeSettings, CorruptionScope, DecodeLimits, ModelSettings, OptimizerSettings, PixelRange, Sampling,
 };
 use anyhow::{Context, Result, ensure};
 use std::collections::BTreeMap;
@@ -103,6 +107,12 @@ impl Shape {
         Ok(())
     }
 
+    /// Sizes of the model of a configuration.
+    pub fn sizes(&self, config: &VlConfig) -> Result<ModelSettings> {
+        let pixels = self.grid[0] * self.grid[1] * PATCH_PIXELS;
+        config.to_settings(PixelRange { min_pixels: pixels, max_pixels: pixels })
+    }
+
     /// Visual tokens of a prompt.
     pub fn vision_tokens(&self) -> usize {
         self.grid[0] * self.grid[1] / (MERGE * MERGE)
@@ -116,6 +126,44 @@ impl Shape {
     /// All responses.
     pub fn responses(&self) -> usize {
         self.prompts * self.group
+    }
+
+    /// What the step asks of a device, for the formulas of memory and time.
+    pub fn load<'a>(
+        &self,
+        model: &'a ModelSettings,
+        vocab_size: usize,
+        compute: &'a ComputeSettings,
+    ) -> Load<'a> {
+        Load {
+            model,
+            vocab_size,
+            compute,
+            lengths: Lengths {
+                prompt: self.whole_prompt_tokens() as u64,
+                visual: self.vision_tokens() as u64,
+                response: self.response_tokens as u64,
+            },
+            group: self.group as u64,
+            micro: self.micro.min(self.responses()) as u64,
+            sequences: self.responses() as u64,
+            training: Some(Training {
+                reference: false,
+                apart: self.phases.contains(&Phase::Corrupt) && self.corrupted == CorruptionScope::Response,
+            }),
+            gpus: 1,
+        }
+    }
+
+    /// Most bytes that are there in one of the timed phases, by formula.
+    pub fn peak(&self, load: &Load<'_>) -> u64 {
+        let memory = load.memory();
+        let turn = |phase: &Phase| match phase {
+            Phase::Rollout => Turn::Sampling,
+            Phase::Score | Phase::Corrupt => Turn::Scoring,
+            Phase::Update => Turn::Updating,
+        };
+        memory.constant() + self.phases.iter().map(|phase| memory.of(turn(phase))).max().unwrap_or(0)
     }
 }
 
@@ -223,9 +271,18 @@ impl Bench {
         Ok(flops::forward(&self.sizes()?, self.model.config().text.vocab_size, &self.sequences()?))
     }
 
-    fn sizes(&self) -> Result<ModelSettings> {
-        let pixels = self.shape.grid[0] * self.shape.grid[1] * PATCH_PIXELS;
-        self.model.config().to_settings(PixelRange { min_pixels: pixels, max_pixels: pixels })
+    /// Sizes of the model.
+    pub fn sizes(&self) -> Result<ModelSettings> {
+        self.shape.sizes(self.model.config())
+    }
+
+    /// Bytes that decoding all responses reads, by formula.
+    pub fn decode_bytes(&self, compute: &ComputeSettings) -> Result<f64> {
+        let sizes = self.sizes()?;
+        Ok(decode_bytes(
+            &self.shape.load(&sizes, self.model.config().text.vocab_size, compute),
+            &self.sequences()?,
+        ))
     }
 
     fn sequences(&self) -> Result<Sequences> {

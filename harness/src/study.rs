@@ -11,7 +11,7 @@ mod inputs;
 mod questions;
 
 pub use base::{base_policy, evaluated};
-pub use budget::{Machine, outlook, refuse_what_cannot_fit};
+pub use budget::{Machine, available, outlook, refuse_large_weights, refuse_what_cannot_fit};
 pub use forecast::{by_repository, downloads, downloads_in_words, forecast};
 pub use inputs::{DataRecord, Inputs, fingerprint};
 pub use questions::{
@@ -23,11 +23,11 @@ use crate::algo::Algorithm;
 use crate::config::{Scale, Setting, Study, Variant};
 use crate::eval::evaluate;
 use crate::model::Compute;
-use crate::model::checkpoint::SaveSettings;
+use crate::model::checkpoint::{SaveSettings, WeightType};
 use crate::progress::Progress;
 use crate::report::{Arm, ArmState, PaperTables, Table, TableSpec};
 use crate::rollout::Policy;
-use crate::settings::EvalSettings;
+use crate::settings::{Dtype, EvalSettings};
 use crate::stats::ItemScore;
 use crate::store::{Cell, CellKey, Checkpoint, Store, write_files};
 use crate::train::{Figures, Recipe, Trainer, TrainingData};
@@ -340,7 +340,11 @@ pub fn evaluate_cell(
     log.finish()
 }
 
-/// Writes a checkpoint directory in the hub's layout.
+/// Writes a checkpoint directory in the hub's layout, in the type in which the model computes.
 pub fn save_policy(policy: &Policy, dir: &Path) -> Result<()> {
-    policy.save(dir, &SaveSettings::default())
+    let weights = match policy.model.params().compute().settings().dtype {
+        Dtype::F32 => WeightType::F32,
+        Dtype::Bf16 => WeightType::Bf16,
+    };
+    policy.save(dir, &SaveSettings { weights, ..SaveSettings::default() })
 }

@@ -83,10 +83,16 @@ const POSITION: &str = "position.json";
 impl<'a> Trainer<'a> {
     /// A fresh run from the base policy.
     pub fn new(recipe: Recipe<'a>, data: &'a dyn TrainingData, base: Policy) -> Result<Self> {
+        let (policy, reference) = Self::start(&recipe, data, base)?;
+        let optimizer = AdamW::new(policy.model.params(), recipe.optimizer.clone())?;
+        Ok(Self { recipe, data, policy, reference, optimizer, position: Position::default() })
+    }
+
+    /// The policy, and a frozen copy of it where one is needed.
+    fn start(recipe: &Recipe<'_>, data: &dyn TrainingData, base: Policy) -> Result<(Policy, Option<Policy>)> {
         ensure!(!data.is_empty(), "there are no training questions");
         let reference = recipe.algorithm.needs_reference().then(|| base.clone());
-        let optimizer = AdamW::new(base.model.params(), recipe.optimizer.clone())?;
-        Ok(Self { recipe, data, policy: base, reference, optimizer, position: Position::default() })
+        Ok((base, reference))
     }
 
     /// A run that goes on from a checkpoint's files; `base` is the policy it started from.
@@ -102,13 +108,12 @@ impl<'a> Trainer<'a> {
                 .map(|(_, bytes)| bytes.as_slice())
                 .with_context(|| format!("the checkpoint has no file {name}"))
         };
-        let mut trainer = Self::new(recipe, data, base)?;
-        trainer.policy.model.replace_weights(file(WEIGHTS)?)?;
-        trainer.optimizer =
-            AdamW::from_bytes(&trainer.policy.model, recipe.optimizer.clone(), file(OPTIMIZER)?)?;
-        trainer.position =
+        let (mut policy, reference) = Self::start(&recipe, data, base)?;
+        policy.model.replace_weights(file(WEIGHTS)?)?;
+        let optimizer = AdamW::from_bytes(&policy.model, recipe.optimizer.clone(), file(OPTIMIZER)?)?;
+        let position =
             serde_json::from_slice(file(POSITION)?).with_context(|| format!("checkpoint: {POSITION}"))?;
-        Ok(trainer)
+        Ok(Self { recipe, data, policy, reference, optimizer, position })
     }
 
     /// The files of a checkpoint at the current position.

@@ -1,13 +1,15 @@
 //! `harness bench`: one training step on random tokens and pictures, timed.
 
+use crate::config::consistent_compute;
 use crate::cost::units::{bytes, operations, thousands};
 use crate::model::Compute;
-use crate::model::checkpoint::{PictureMarks, open_or_fill};
+use crate::model::checkpoint::{self, PictureMarks, open_or_fill};
 use crate::model::machine::measured_peak;
 use crate::settings::{Attention, ComputeSettings, CorruptionScope, Device, Dtype, OptimizerState};
 use crate::speed::{Bench, Phase, Shape, Timings};
-use crate::store::{Provenance, peak_resident_bytes};
-use anyhow::{Context, Result, ensure};
+use crate::store::{Provenance, nvidia_driver, peak_resident_bytes};
+use crate::study::available;
+use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -69,6 +71,9 @@ pub(super) struct BenchArgs {
     /// Most sequences that are sampled at the same time (0: all)
     #[arg(long, default_value_t = 0)]
     max_sequences: usize,
+    /// Most tokens in the cache while sampling (0: as many as needed)
+    #[arg(long, default_value_t = 0)]
+    kv_tokens: usize,
     /// Rounds that count
     #[arg(long, default_value_t = 3)]
     repeats: usize,
@@ -173,11 +178,12 @@ impl BenchArgs {
             optimizer_state,
             recompute: self.recompute,
             attention,
-            kv_tokens: 0,
+            kv_tokens: self.kv_tokens,
             max_sequences: self.max_sequences,
         };
         let f32_only = ComputeSettings {
             recompute: compute.recompute,
+            kv_tokens: compute.kv_tokens,
             max_sequences: compute.max_sequences,
             ..ComputeSettings::CPU
         };
@@ -185,6 +191,7 @@ impl BenchArgs {
             device == Device::Cuda || compute == f32_only,
             "the processor computes in f32 only and with attention of its own: bf16 and flash need --device cuda"
         );
+        consistent_compute(&compute)?;
         Ok(compute)
     }
 }
@@ -193,15 +200,28 @@ pub(super) fn bench(args: &BenchArgs) -> Result<()> {
     let settings = args.compute()?;
     let compute = Compute::open(&settings)?;
     let peak = Peak::new(args.peak_tflops, &compute)?;
+    let (shape, config) = (args.shape(), checkpoint::config(&args.model).context("--model")?);
+    let planned_bytes = shape.peak(&shape.load(&shape.sizes(&config)?, config.text.vocab_size, &settings));
+    if let Some(available) = available(&settings).filter(|&available| available < planned_bytes) {
+        bail!(
+            "this step needs {} of memory by formula, and {} are available: take fewer --micro or --max-sequences, or \
+             --recompute",
+            bytes(planned_bytes),
+            bytes(available)
+        );
+    }
     let (model, own_weights) = open_or_fill(&args.model, WEIGHT_SEED, &compute).context("--model")?;
     let marks = PictureMarks::open(&args.model)?;
-    let mut bench = Bench::new(model, &marks, args.shape(), compute.limits())?;
+    let mut bench = Bench::new(model, &marks, shape, compute.limits())?;
     let timings = bench.run(args.repeats, |round, phase, seconds| {
         let name = if round == 0 { "warm-up".to_owned() } else { format!("round {round}") };
         eprintln!("{name}: {} {seconds:.4} s", phase.name());
     })?;
     let done = Done {
         compute: settings,
+        card: compute.card_name(),
+        planned_bytes,
+        decode_bytes: bench.decode_bytes(&settings)?,
         own_weights,
         flops: bench.flops()?,
         peak_bytes: compute.peak_bytes().or_else(peak_resident_bytes),
@@ -231,6 +251,9 @@ fn dtype_name(dtype: Dtype) -> &'static str {
     }
 }
 
+/// Cards whose peaks are known, and the bandwidth of their memory in bytes per second (data sheets, SXM).
+const BANDWIDTHS: [(&str, f64); 2] = [("NVIDIA H100 80GB HBM3", 3.35e12), ("NVIDIA H200", 4.8e12)];
+
 /// What utilisation is measured against.
 struct Peak {
     flops: f64,
@@ -246,8 +269,8 @@ impl Peak {
             }
             None if compute.settings().device == Device::Cuda => {
                 let name = compute.card_name().unwrap_or_default();
-                let hopper = ["H100", "H200"].iter().any(|card| name.contains(card));
-                ensure!(hopper, "the peak of {name:?} is not known here: give --peak-tflops");
+                let known = BANDWIDTHS.iter().any(|(card, _)| name == *card);
+                ensure!(known, "the peak of {name:?} is not known here: give --peak-tflops");
                 let tflops = if compute.settings().dtype == Dtype::Bf16 { 989.4 } else { 66.9 };
                 Ok(Self {
                     flops: tflops * 1e12,
@@ -268,7 +291,12 @@ struct Done {
     timings: Timings,
     flops: BTreeMap<Phase, u64>,
     compute: ComputeSettings,
+    card: Option<String>,
     own_weights: bool,
+    /// By formula.
+    planned_bytes: u64,
+    /// Read while sampling, by formula.
+    decode_bytes: f64,
     peak_bytes: Option<u64>,
     peak: Peak,
 }
@@ -286,6 +314,12 @@ impl Done {
 
     fn utilisation(&self, flops: u64, seconds: f64) -> f64 {
         flops as f64 / seconds / self.peak.flops
+    }
+
+    /// Of what the memory of a known card gives.
+    fn bandwidth_share(&self, seconds: f64) -> Option<f64> {
+        let (_, bandwidth) = BANDWIDTHS.iter().find(|(card, _)| self.card.as_deref() == Some(*card))?;
+        Some(self.decode_bytes / seconds / bandwidth)
     }
 
     fn all_flops(&self) -> u64 {
@@ -326,10 +360,19 @@ impl Done {
         if let Some(seconds) = self.timings.median(Phase::Rollout) {
             text += &format!("response tokens/s: {:.0} in the rollout", self.tokens_per_second(seconds));
             text += &format!(", {:.0} over the step\n", self.tokens_per_second(step));
+            text += &format!(
+                "decoding reads {} by formula: {:.1} GB/s over the rollout, prompts included",
+                bytes(self.decode_bytes as u64),
+                self.decode_bytes / seconds / 1e9
+            );
+            text += &match self.bandwidth_share(seconds) {
+                Some(share) => format!(", {:.1} % of the card's bandwidth (data sheet)\n", 100.0 * share),
+                None => "\n".to_owned(),
+            };
         }
         let memory = self.peak_bytes.map_or("not known".to_owned(), bytes);
         let holder = if self.compute.device == Device::Cuda { "tensors on the card" } else { "the process" };
-        text += &format!("peak memory of {holder}: {memory}\n");
+        text += &format!("peak memory of {holder}: {memory}; by formula {}\n", bytes(self.planned_bytes));
         text += &format!("peak: {:.1} GFLOP/s ({})\n", self.peak.flops / 1e9, self.peak.source);
         text += &self.formula()?;
         Ok(text)
@@ -392,6 +435,9 @@ impl Done {
             "step_seconds": step,
             "rollout_tokens_per_s": self.timings.median(Phase::Rollout).map(|s| self.tokens_per_second(s)),
             "peak_bytes": self.peak_bytes,
+            "planned_bytes": self.planned_bytes,
+            "decode_bytes": self.decode_bytes,
+            "decode_bandwidth_share": self.timings.median(Phase::Rollout).and_then(|s| self.bandwidth_share(s)),
             "step_tokens_per_s": self.timings.median(Phase::Rollout).map(|_| self.tokens_per_second(step)),
             "grid": format!("{rows}x{columns}"),
             "micro": shape.micro,
@@ -411,6 +457,8 @@ impl Done {
             "commit": provenance.git_commit,
             "dirty": provenance.git_dirty,
             "cpu": provenance.cpu,
+            "card": self.card,
+            "driver": self.card.as_ref().and(nvidia_driver()),
             "command": std::env::args().collect::<Vec<_>>().join(" "),
         })
     }

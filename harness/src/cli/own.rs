@@ -86,6 +86,7 @@ fn own_policy(dir: &Path, config: &RunConfig) -> Result<Policy> {
     let (min_pixels, max_pixels) = (config.model.min_pixels, config.model.max_pixels);
     let area = config.data.as_ref().map(|_| AreaRule { min_pixels, max_pixels });
     let compute = Compute::open(&config.compute)?;
+    study::refuse_large_weights(dir, &config.compute).context("--model")?;
     let mut policy = Policy::open_on(dir, &config.instruction, area, &compute).context("--model")?;
     if let Some(data) = &config.data {
         policy.set_alpha(data.alpha);
@@ -198,6 +199,7 @@ pub(super) fn eval(args: &EvalArgs) -> Result<()> {
         display.note(&format!("{} was evaluated before; these are the stored results", cell.key()));
     } else {
         let policy = study::evaluated(run.policy.clone(), &run.config);
+        study::refuse_what_cannot_fit(&run.config, &policy, benchmarks.iter().flat_map(|(_, items)| items))?;
         study::evaluate_cell(&policy, &benchmarks, &run.config.eval, run.config.seed, cell, &display)?;
         cell.mark_done()?;
     }

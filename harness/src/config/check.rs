@@ -6,7 +6,7 @@ use crate::settings::{
     Attention, CheckpointSettings, ComputeSettings, DataSettings, Device, Dtype, ModelSettings,
     OptimizerState, Protocol, Sampling, WarmStart, WorldSettings,
 };
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use serde::Serialize;
 
 /// Side in pixels of one square of the picture that becomes one token (14-pixel patches, merged 2 by 2).
@@ -138,6 +138,14 @@ fn check_checkpoint(checkpoint: &CheckpointSettings, checks: &mut Checks<'_>) {
     let named = parts.len() == 2 && parts.iter().all(|part| !part.is_empty());
     checks.require(named, "checkpoint.repo", &checkpoint.repo, "must be a repository, owner/name");
     checks.positive("checkpoint.vocab_size", checkpoint.vocab_size as u64);
+}
+
+/// Fails where the settings of `[compute]` contradict each other.
+pub fn consistent_compute(compute: &ComputeSettings) -> Result<()> {
+    let mut checks = Checks { origins: &Origins::default(), problems: Vec::new() };
+    check_compute(compute, &mut checks);
+    ensure!(checks.problems.is_empty(), "settings out of range:\n  {}", checks.problems.join("\n  "));
+    Ok(())
 }
 
 fn check_compute(compute: &ComputeSettings, checks: &mut Checks<'_>) {

@@ -22,6 +22,7 @@ mod layer;
 mod study;
 
 pub use crate::store::{Difference, differences};
+pub use check::consistent_compute;
 pub use layer::Setting;
 pub use study::{PaperRow, Scale, Study, Variant};
 

@@ -1,7 +1,7 @@
 //! Memory in bytes by part, if every prompt and response has its greatest length.
 //!
-//! Weights, gradients and optimiser state are there all the time. Sampling, scoring and updating take turns, so the
-//! largest of the three counts. Per row and layer of width D, key-value width K and feed-forward width F, a forward
+//! Weights and optimiser state are there all the time, gradients during an update. Sampling, scoring and updating take
+//! turns, so the largest of the three counts. Per row and layer of width D, key-value width K and feed-forward width F, a forward
 //! pass keeps for its backward pass 6 D + 2 K + 3 F numbers (input, normed, query, attended, middle, normed again; key,
 //! value; gate, up, product) and one normaliser per head in f32; a backward pass holds 9 D + 3 K + 3 F more. With
 //! recomputation only the layers' inputs are kept, and one layer at a time is there whole. The logits of a chunk of
@@ -17,6 +17,8 @@ use crate::settings::{ComputeSettings, Device, Dtype, ModelSettings};
 const LOGIT_CHUNK: u64 = 1024;
 /// Most rows of prompts that are computed at the same time before sampling, but always one prompt.
 const PREFILL_ROWS: u64 = 16_384;
+/// Passes whose corrupted pictures are on the processor at the same time: one is scored, one is ready, one is made.
+const PREPARED_PASSES: u64 = 3;
 /// Tokens per page of the cache.
 pub const PAGE: u64 = 32;
 
@@ -65,6 +67,8 @@ pub struct Memory {
     pub optimizer: u64,
     /// Weights gathered from the other GPUs.
     pub gathered: u64,
+    /// Pictures of a step's prompts as numbers, on the processor.
+    pub pictures: u64,
     /// Keys and values while sampling.
     pub cache: u64,
     /// One layer over the prompts that are computed together, and the logits of the next tokens.
@@ -107,7 +111,7 @@ impl Turn {
 impl Memory {
     /// What is there all the time.
     pub fn constant(&self) -> u64 {
-        self.weights + self.reference + self.gradients + self.optimizer + self.gathered
+        self.weights + self.reference + self.optimizer + self.gathered + self.pictures
     }
 
     /// What a phase needs besides.
@@ -115,9 +119,8 @@ impl Memory {
         match turn {
             Turn::Sampling => self.cache + self.prefill,
             Turn::Scoring => self.scoring,
-            Turn::Updating => self.activations + self.backward,
-            // Gradients are gone by then.
-            Turn::Saving => self.saving.saturating_sub(self.gradients),
+            Turn::Updating => self.gradients + self.activations + self.backward,
+            Turn::Saving => self.saving,
         }
     }
 
@@ -137,12 +140,13 @@ impl Memory {
         let all = [
             ("weights", None, self.weights),
             ("weights of the reference", None, self.reference),
-            ("gradients", None, self.gradients),
             ("optimiser state", None, self.optimizer),
             ("weights gathered from other GPUs", None, self.gathered),
+            ("pictures of a step", None, self.pictures),
             ("keys and values while sampling", Some(Turn::Sampling), self.cache),
             ("prompts before sampling, logits", Some(Turn::Sampling), self.prefill),
             ("scoring: one layer, logits", Some(Turn::Scoring), self.scoring),
+            ("update: gradients", Some(Turn::Updating), self.gradients),
             ("update: activations kept", Some(Turn::Updating), self.activations),
             ("update: one layer back, logits", Some(Turn::Updating), self.backward),
             ("copy for a checkpoint", Some(Turn::Saving), self.saving),
@@ -170,6 +174,10 @@ impl Load<'_> {
             prefill: self.prefill(),
             ..Memory::default()
         };
+        let on_processor = self.compute.device == Device::Cpu;
+        if on_processor {
+            memory.pictures = self.pixels(self.sequences.div_ceil(self.group.max(1)), Dtype::F32);
+        }
         if let Some(training) = self.training {
             memory.gradients = share(count * self.compute.gradient_dtype.bytes());
             memory.optimizer = share(count * self.compute.optimizer_state.bytes());
@@ -179,9 +187,12 @@ impl Load<'_> {
             // Corrupted pictures are scored group by group.
             let whole = (self.micro / group).max(1) * group;
             memory.scoring = self.forward(if training.apart { self.rows(whole, whole) } else { update });
+            if training.apart && on_processor {
+                memory.scoring += PREPARED_PASSES * self.pixels(whole, Dtype::F32);
+            }
             memory.activations = self.activations(update);
             memory.backward = self.backward(update);
-            if self.compute.device == Device::Cpu {
+            if on_processor {
                 memory.saving = memory.weights + memory.optimizer;
             }
         }
@@ -249,14 +260,20 @@ impl Load<'_> {
         }
     }
 
+    /// Pictures of so many prompts as numbers.
+    fn pixels(&self, prompts: u64, dtype: Dtype) -> u64 {
+        prompts * 4 * self.lengths.visual * PATCH_VALUES * dtype.bytes()
+    }
+
     fn logits(&self, rows: u64) -> u64 {
         2 * rows.min(LOGIT_CHUNK) * self.vocab_size as u64 * Dtype::F32.bytes()
     }
 
-    /// A pass that keeps nothing: the larger of a layer and a block of the tower, and logits.
+    /// A pass that keeps nothing: the larger of a layer and a block of the tower with its pixels, and logits.
     fn forward(&self, rows: Rows) -> u64 {
         let (language, tower) = (self.language(), self.tower());
-        (rows.tokens * language.kept()).max(rows.patches * tower.kept()) + self.logits(rows.predicted)
+        let block = tower.passing() + PATCH_VALUES * tower.bytes;
+        (rows.tokens * language.passing()).max(rows.patches * block) + self.logits(rows.predicted)
     }
 
     fn activations(&self, rows: Rows) -> u64 {
@@ -347,6 +364,11 @@ impl Widths {
         (6 * self.width + 2 * self.kv + 3 * self.wide) * self.bytes + self.heads * Dtype::F32.bytes()
     }
 
+    /// Bytes per row of a layer that is passed: what it would keep, and its output.
+    fn passing(&self) -> u64 {
+        self.kept() + self.width * self.bytes
+    }
+
     /// Bytes per row of what one layer's backward pass holds besides.
     fn back(&self) -> u64 {
         (9 * self.width + 3 * self.kv + 3 * self.wide) * self.bytes
@@ -405,10 +427,11 @@ mod tests {
         let (kept, back) = ((8 * 1280 + 3 * 32) * 2 + 16 * 4, (12 * 1280 + 3 * 32) * 2);
         assert_eq!(memory.backward, 80 * (kept + back) + 64 * 128 * 2 + predicting);
         // A whole group, every response with a prompt of its own.
-        assert_eq!(memory.scoring, 80 * kept + 2 * 200 * 50 * 4);
-        assert_eq!(memory.prefill, 120 * kept + 2 * 5 * 50 * 4);
+        let passing = kept + 1280 * 2 + 1176 * 2;
+        assert_eq!(memory.scoring, 80 * passing + 2 * 200 * 50 * 4);
+        assert_eq!(memory.prefill, 120 * passing + 2 * 5 * 50 * 4);
         assert_eq!(memory.largest_turn(), Turn::Updating);
-        assert_eq!(memory.peak(), 12 * count + memory.activations + memory.backward);
+        assert_eq!(memory.peak(), 8 * count + 4 * count + memory.activations + memory.backward);
         assert_eq!(memory.largest_part(), ("optimiser state", 6 * count));
     }
 
@@ -422,10 +445,15 @@ mod tests {
         assert_eq!(memory.backward, 80 * (12 * 1280 + 3 * 32) * 4 + 64 * 128 * 4 + predicting);
         let count = weights(&model, 50).total();
         assert_eq!(memory.saving, 12 * count);
-        assert_eq!(memory.of(Turn::Saving), 8 * count);
+        assert_eq!(memory.of(Turn::Saving), 12 * count);
         let shared =
             Load { training: Some(Training { reference: true, apart: false }), ..load(&model, &compute) };
-        assert_eq!(shared.memory().scoring, 80 * block + 2 * 300 * 50 * 4);
+        let passing = block + 1280 * 4 + 1176 * 4;
+        assert_eq!(shared.memory().scoring, 80 * passing + 2 * 300 * 50 * 4);
+        // Every response with a picture of its own: those of two responses, three times over.
+        let apart = 80 * passing + 2 * 200 * 50 * 4 + 3 * 80 * 1176 * 4;
+        assert_eq!(memory.scoring, apart);
+        assert_eq!(memory.pictures, 3 * 40 * 1176 * 4);
         assert_eq!(shared.memory().reference, 4 * count);
     }
 
@@ -496,7 +524,7 @@ mod tests {
         let model = sizes([3584, 18944, 28, 28, 4], false, 3420);
         let compute = ComputeSettings { gradient_dtype: Dtype::Bf16, ..bf16() };
         let memory = Load { vocab_size: 152_064, ..load(&model, &compute) }.memory();
-        let gib = memory.constant() as f64 / f64::from(1 << 30);
+        let gib = (memory.constant() + memory.gradients) as f64 / f64::from(1 << 30);
         assert!((gib - 77.2).abs() < 0.1, "{gib}");
         assert_eq!(Load { vocab_size: 152_064, ..load(&model, &compute) }.token_bytes(), 57_344);
     }

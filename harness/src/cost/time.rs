@@ -69,7 +69,7 @@ pub fn step_time(load: &Load<'_>, step: &Sequences, passes: Passes, rates: &Rate
 }
 
 /// Bytes that decoding reads.
-fn decode_bytes(load: &Load<'_>, step: &Sequences) -> f64 {
+pub fn decode_bytes(load: &Load<'_>, step: &Sequences) -> f64 {
     let tokens = step.all_response_tokens() as f64;
     let count = weights(load.model, load.vocab_size);
     // The head is read whole, of the embedding only the rows of the tokens.

@@ -23,7 +23,7 @@ use super::params::Source;
 use crate::rng::{Purpose, stream};
 use crate::settings::{ModelSettings, OptimizerSettings};
 use anyhow::{Context, Result, ensure};
-pub use bare::{PictureMarks, open_or_fill};
+pub use bare::{PictureMarks, config, open_or_fill};
 use candle_core::Tensor;
 use catalogue::{Catalogue, Inventory};
 pub(crate) use save::files_for;

@@ -325,7 +325,7 @@ impl<'a> Engine<'a> {
             .map(|prompt| Tree { prompt, responses: vec![] })
             .collect();
         let packed = model.pack(&trees)?;
-        let (mut x, _) = model.embed(&packed, &trees)?;
+        let (mut x, _) = model.embed(&packed, &trees, false)?;
         let slots: Vec<u32> = groups
             .iter()
             .flat_map(|&group| {

@@ -211,17 +211,23 @@ impl Model {
         Ok(())
     }
 
-    /// Embeddings of a packed batch with the visual tokens in their places.
-    pub(crate) fn embed(&self, packed: &Packed, trees: &[Tree<'_>]) -> Result<(Tensor, Option<VisionSaved>)> {
+    /// Embeddings of a packed batch with the visual tokens in their places; what the vision tower's backward needs, if
+    /// there are pictures and it is to be kept.
+    pub(crate) fn embed(
+        &self,
+        packed: &Packed,
+        trees: &[Tree<'_>],
+        keep: bool,
+    ) -> Result<(Tensor, Option<VisionSaved>)> {
         let x = gather_rows(self.params.get(self.embedding), &packed.ids)?;
         let pictures: Vec<&Patches> =
             trees.iter().flat_map(|t| t.prompt.pictures.iter().map(|p| p.as_ref())).collect();
         if pictures.is_empty() {
             return Ok((x, None));
         }
-        let (tokens, saved) = self.vision.forward(&self.params, &pictures)?;
+        let (tokens, saved) = self.vision.forward(&self.params, &pictures, keep)?;
         put_rows(&x, &tokens, &packed.picture_rows)?;
-        Ok((x, Some(saved)))
+        Ok((x, saved))
     }
 
     /// Scores the responses of all trees and keeps what the backward needs.
@@ -231,7 +237,7 @@ impl Model {
 
     fn forward_here(&self, trees: &[Tree<'_>]) -> Result<Forward> {
         let packed = self.pack(trees)?;
-        let (mut x, vision) = self.embed(&packed, trees)?;
+        let (mut x, vision) = self.embed(&packed, trees, true)?;
         let mut layers = Vec::with_capacity(self.layers.len());
         for layer in &self.layers {
             let recompute = self.params.compute().recompute();
@@ -274,7 +280,7 @@ impl Model {
     /// Final hidden states that predict the response tokens, and those tokens: (M, D), no gradient kept.
     fn hidden(&self, trees: &[Tree<'_>]) -> Result<(Tensor, Packed)> {
         let packed = self.pack(trees)?;
-        let (mut x, _) = self.embed(&packed, trees)?;
+        let (mut x, _) = self.embed(&packed, trees, false)?;
         for layer in &self.layers {
             x = layer.forward(&self.params, &x, &packed.rotary, &packed.blocks)?.0;
         }

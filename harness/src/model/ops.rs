@@ -105,9 +105,9 @@ pub(crate) fn scatter_rows(dy: &Tensor, rows: &[u32], n: usize) -> Result<Tensor
     Ok(sum)
 }
 
-/// A tensor in f32 on the processor, in the type and on the device of `like`.
+/// A tensor in f32 on the processor, in the type and on the device of `like`, which rounds it where it goes.
 pub(crate) fn place(t: Tensor, like: &Tensor) -> Result<Tensor> {
-    Ok(t.to_dtype(like.dtype())?.to_device(like.device())?)
+    Ok(t.to_device(like.device())?.to_dtype(like.dtype())?)
 }
 
 /// A tensor in f32 on the processor; itself, where it is that.

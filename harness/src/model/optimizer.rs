@@ -18,8 +18,8 @@ pub struct AdamW {
     updates: u64,
     /// In the order of the parameters.
     states: Vec<State>,
-    /// Whether the parameters are no longer shared with the model they were cloned from.
-    owned: bool,
+    /// Whether a parameter is no longer shared with the model it was cloned from.
+    owned: Vec<bool>,
 }
 
 /// What is kept for one parameter, in its shape.
@@ -63,7 +63,8 @@ impl AdamW {
 
     /// State restored from a checkpoint.
     pub(crate) fn restore(settings: OptimizerSettings, updates: u64, states: Vec<State>) -> Self {
-        Self { settings, updates, states, owned: false }
+        let owned = vec![false; states.len()];
+        Self { settings, updates, states, owned }
     }
 
     /// Updates made so far.
@@ -112,15 +113,14 @@ impl AdamW {
             epsilon: s.epsilon as f32,
             keep: (1.0 - s.learning_rate * s.weight_decay) as f32,
         };
-        for (id, state) in self.states.iter_mut().enumerate() {
+        for (id, (state, owned)) in self.states.iter_mut().zip(&mut self.owned).enumerate() {
             let Some(gradient) = grads.get(id) else { continue };
-            if !self.owned {
+            if !*owned {
                 params.set(id, params.get(id).copy()?)?;
+                *owned = true; // from now on it is updated in place
             }
             ops::adamw(params.get(id), gradient, state, &rule)?;
         }
-        // From now on updates happen in place.
-        self.owned = true;
         Ok(norm)
     }
 }

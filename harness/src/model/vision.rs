@@ -97,8 +97,14 @@ impl VisionTower {
         })
     }
 
-    /// Visual tokens of all pictures, in order: (sum of tokens, width of the language model).
-    pub fn forward(&self, p: &Params, pictures: &[&Patches]) -> Result<(Tensor, VisionSaved)> {
+    /// Visual tokens of all pictures, in order: (sum of tokens, width of the language model). What the backward needs
+    /// only if it is to be kept.
+    pub fn forward(
+        &self,
+        p: &Params,
+        pictures: &[&Patches],
+        keep: bool,
+    ) -> Result<(Tensor, Option<VisionSaved>)> {
         let sketch = self.sketch(pictures)?;
         let values: Vec<&[f32]> = pictures.iter().map(|x| x.values.as_slice()).collect();
         let weight = self.patch_weight(p)?;
@@ -108,15 +114,21 @@ impl VisionTower {
         let mut layers = Vec::with_capacity(self.layers.len());
         let recompute = p.compute().recompute();
         for (layer, &full) in self.layers.iter().zip(&self.full) {
-            let (y, kept) = layer.forward_kept(p, x, &geometry.rotary, geometry.blocks(full), recompute)?;
-            layers.push(kept);
-            x = y;
+            let (rotary, blocks) = (&geometry.rotary, geometry.blocks(full));
+            x = if keep {
+                let (y, kept) = layer.forward_kept(p, x, rotary, blocks, recompute)?;
+                layers.push(kept);
+                y
+            } else {
+                layer.forward(p, &x, rotary, blocks)?.0
+            };
         }
         let merged = self.norm.forward(p, &x)?.reshape(((), self.hidden * self.merge * self.merge))?;
         let hidden = self.merge1.forward(p, &merged)?;
         let activated = gelu(&hidden)?;
         let tokens = gather_rows(&self.merge2.forward(p, &activated)?, &geometry.inverse)?;
-        Ok((tokens, VisionSaved { geometry, pixels, layers, x, merged, hidden, activated }))
+        let saved = VisionSaved { geometry, pixels, layers, x, merged, hidden, activated };
+        Ok((tokens, keep.then_some(saved)))
     }
 
     /// Adds the gradients of all parameters, given that of the visual tokens.

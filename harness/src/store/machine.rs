@@ -1,4 +1,4 @@
-//! What the operating system says of memory.
+//! What the operating system says of memory and drivers.
 
 /// Most memory that this process has held in RAM so far, in bytes; `None` where the system does not tell.
 pub fn peak_resident_bytes() -> Option<u64> {
@@ -8,6 +8,11 @@ pub fn peak_resident_bytes() -> Option<u64> {
 /// Memory that the machine can still give, in bytes; `None` where the system does not tell.
 pub fn available_bytes() -> Option<u64> {
     field(&std::fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:")
+}
+
+/// Version of NVIDIA's kernel driver; `None` where none is loaded.
+pub fn nvidia_driver() -> Option<String> {
+    Some(std::fs::read_to_string("/sys/module/nvidia/version").ok()?.trim().to_owned())
 }
 
 /// A field of the kernel's tables, which count in KiB.

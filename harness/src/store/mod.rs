@@ -36,7 +36,7 @@ pub use canonical::{Difference, canonical_json, content_hash, differences, prett
 pub use cell::{Cell, CellRecord, StepLine};
 pub use files::{read_jsonl, write_file, write_files};
 pub use line_writer::LineWriter;
-pub use machine::{available_bytes, peak_resident_bytes};
+pub use machine::{available_bytes, nvidia_driver, peak_resident_bytes};
 pub use provenance::Provenance;
 pub use samples::SampleLog;
 pub use sealed::{Checkpoint, Checkpoints};

@@ -9,14 +9,16 @@ use crate::algo::Algorithm;
 use crate::cost::memory::{Load, Memory, Training, Turn};
 use crate::cost::time::{Passes, Rates, step_time};
 use crate::cost::units::{bytes, thousands};
-use crate::cost::{Lengths, step_sequences};
+use crate::cost::{Lengths, step_sequences, weights};
 use crate::model::Compute;
+use crate::model::checkpoint;
 use crate::rollout::Policy;
-use crate::settings::{ComputeSettings, CorruptionScope, Device, Dtype, OldLogp};
+use crate::settings::{ComputeSettings, CorruptionScope, Device, Dtype, OldLogp, PixelRange};
 use crate::store::available_bytes;
 use crate::types::Example;
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
+use std::path::Path;
 
 /// Rates of devices, measured or assumed, part of the program.
 const RATES: &str = include_str!("../../../results/rates.csv");
@@ -70,6 +72,7 @@ pub fn outlook(config: &RunConfig, machine: Machine) -> Result<String> {
         memory_lines(&load.memory()),
     );
     section("What fits", fit_lines(config, &load, memory));
+    section("Checkpoints", checkpoint_lines(&load));
     if cuda {
         section(
             &format!(
@@ -101,12 +104,20 @@ pub(super) fn load(config: &RunConfig, gpus: u64) -> Result<Load<'_>> {
         Some(_) => config.eval.batch.max(train.refill_prompts * train.group_size),
         None => config.eval.batch,
     };
+    let lengths = match config.algorithm {
+        Some(_) => lengths(config)?,
+        None => Lengths { response: config.eval.sampling.max_new_tokens as u64, ..lengths(config)? },
+    };
     Ok(Load {
         model: &config.model,
         vocab_size: vocabulary(config)?,
         compute: &config.compute,
-        lengths: lengths(config)?,
-        group: train.group_size as u64,
+        lengths,
+        group: if config.algorithm.is_some() {
+            train.group_size as u64
+        } else {
+            u64::from(config.eval.samples)
+        },
         micro: train.micro_batch_responses as u64,
         sequences: sequences as u64,
         training: config.algorithm.as_ref().map(|algorithm| Training {
@@ -134,6 +145,21 @@ pub(super) fn memory_lines(memory: &Memory) -> Vec<String> {
         turn.name()
     ));
     lines
+}
+
+/// What checkpoints take of disk and of the processor's memory.
+fn checkpoint_lines(load: &Load<'_>) -> Vec<String> {
+    let memory = load.memory();
+    let (model, state) = (memory.weights * load.gpus, memory.optimizer * load.gpus);
+    vec![
+        format!(
+            "each {}, made in the processor's memory before it is written; two are kept and a third is written before \
+             the oldest goes: {} on the disk",
+            bytes(model + state),
+            bytes(3 * (model + state))
+        ),
+        format!("the trained model: {} more", bytes(model)),
+    ]
 }
 
 fn fit_lines(config: &RunConfig, load: &Load<'_>, memory: Option<u64>) -> Vec<String> {
@@ -240,32 +266,63 @@ fn rate<'a>(table: &'a [Rate], what: &str) -> Result<&'a Rate> {
     found.with_context(|| format!("results/rates.csv: no {what} of {HARDWARE}"))
 }
 
-/// Memory that a device can still give; `None` where that is not known.
-pub(super) fn available(compute: &ComputeSettings) -> Option<u64> {
+/// Memory that a device can still give, less what is left to driver and libraries; `None` where that is not known.
+pub fn available(compute: &ComputeSettings) -> Option<u64> {
     match compute.device {
         Device::Cpu => available_bytes(),
-        Device::Cuda => Compute::open(compute).ok().and_then(|card| card.free_bytes()),
+        Device::Cuda => {
+            let free = Compute::open(compute).ok().and_then(|card| card.free_bytes());
+            free.map(|bytes| bytes.saturating_sub(RESERVED))
+        }
     }
 }
 
-/// Stops a training on a user's own model or questions that cannot fit. The weights are there already.
+/// Stops before a checkpoint is read whose weights alone do not fit.
+///
+/// # Errors
+/// Says how much is needed and available; or what is wrong with `config.json`.
+pub fn refuse_large_weights(dir: &Path, compute: &ComputeSettings) -> Result<()> {
+    let config = checkpoint::config(dir)?;
+    let sizes = config.to_settings(PixelRange { min_pixels: 1, max_pixels: 1 })?;
+    let needed = weights(&sizes, config.text.vocab_size).total() * compute.dtype.bytes();
+    let available = available(compute).filter(|&available| available < needed);
+    let Some(available) = available else { return Ok(()) };
+    let type_name = if compute.dtype == Dtype::F32 { "f32" } else { "bf16" };
+    bail!(
+        "{}: its weights take {} in {type_name}, and {} of memory are available; ways out: a smaller model or a larger \
+         machine{}",
+        dir.display(),
+        bytes(needed),
+        bytes(available),
+        if compute.device == Device::Cuda && compute.dtype == Dtype::F32 {
+            "; --set compute.dtype=bf16"
+        } else {
+            ""
+        }
+    )
+}
+
+/// Stops a training or an evaluation on a user's own model or questions that cannot fit. The weights are there already.
 ///
 /// # Errors
 /// Names the largest part and the ways out; or a question whose prompt cannot be made.
-pub fn refuse_what_cannot_fit(config: &RunConfig, policy: &Policy, questions: &[Example]) -> Result<()> {
+pub fn refuse_what_cannot_fit<'a>(
+    config: &RunConfig,
+    policy: &Policy,
+    questions: impl IntoIterator<Item = &'a Example>,
+) -> Result<()> {
     let sizes = policy.model.config();
     let model = sizes.to_settings(config.pictures())?;
-    let lengths = match config.data {
-        Some(_) => lengths(config)?,
-        None => own_lengths(config, policy, questions)?,
-    };
-    let load = Load { model: &model, vocab_size: sizes.text.vocab_size, lengths, ..load(config, 1)? };
+    let mut load = Load { model: &model, vocab_size: sizes.text.vocab_size, ..load(config, 1)? };
+    if config.data.is_none() {
+        load.lengths = Lengths { response: load.lengths.response, ..longest(policy, questions)? };
+    }
     refuse(&load, available(&config.compute), load.memory().weights)
 }
 
 /// The longest prompt and the most visual tokens of all questions.
-fn own_lengths(config: &RunConfig, policy: &Policy, questions: &[Example]) -> Result<Lengths> {
-    let mut lengths = Lengths { prompt: 0, visual: 0, ..lengths(config)? };
+fn longest<'a>(policy: &Policy, questions: impl IntoIterator<Item = &'a Example>) -> Result<Lengths> {
+    let mut lengths = Lengths { prompt: 0, visual: 0, response: 0 };
     for question in questions {
         let size = policy.renderer.prompt_size(question)?;
         lengths.prompt = lengths.prompt.max(size.tokens as u64);
@@ -333,7 +390,7 @@ mod tests {
 
     #[test]
     fn what_fits_is_not_refused_and_what_does_not_names_part_and_ways_out() {
-        let config = config("tiny", "vppo", &[]);
+        let config = config("tiny", "dapo", &[]);
         let load = load(&config, 1).unwrap();
         let peak = load.memory().peak();
         refuse(&load, Some(peak), 0).unwrap();

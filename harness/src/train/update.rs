@@ -6,6 +6,8 @@ use crate::model::{Grads, Prompt, Tree};
 use crate::rollout::{Group, Policy};
 use crate::settings::{Corruption, OldLogp};
 use anyhow::{Context, Result};
+use rayon::prelude::*;
+use std::sync::mpsc::sync_channel;
 
 impl Trainer<'_> {
     pub(super) fn update(&mut self, groups: &[Group], figures: &mut Figures) -> Result<()> {
@@ -105,33 +107,45 @@ impl Trainer<'_> {
     fn corrupted(&self, groups: &[Group], corruption: &Corruption, full: bool) -> Result<Vec<Corrupted>> {
         let mut out = vec![];
         let per_pass = (self.recipe.train.micro_batch_responses / self.recipe.train.group_size).max(1);
-        for part in groups.chunks(per_pass) {
-            let prompts: Vec<Vec<Prompt>> = part
-                .iter()
-                .map(|g| self.policy.corrupted_prompts(g, corruption, self.recipe.seed, self.position.step))
-                .collect::<Result<_>>()?;
-            let trees: Vec<Tree<'_>> = part
-                .iter()
-                .zip(&prompts)
-                .flat_map(|(group, prompts)| corrupted_trees(group, prompts))
-                .collect();
-            if full {
-                let clean: Vec<Tree<'_>> = part.iter().map(Group::tree).collect();
-                let rows = self.policy.model.divergences(&clean, &trees)?;
-                let column = |row: &[[f64; 3]], i: usize| row.iter().map(|token| token[i]).collect();
-                out.extend(rows.iter().map(|row| Corrupted {
-                    logp_t: column(row, 0),
-                    kl_t: column(row, 1),
-                    js_t: column(row, 2),
-                }));
-            } else {
-                let scores = self.policy.model.score(&trees)?;
-                out.extend(
-                    scores.logp.iter().map(|l| Corrupted { logp_t: widen(l), ..Corrupted::default() }),
-                );
+        let (renderer, seed, step) = (&self.policy.renderer, self.recipe.seed, self.position.step);
+        let prepare = |part: &[Group]| -> Result<Vec<Vec<Prompt>>> {
+            part.par_iter().map(|g| renderer.corrupted_prompts(g, corruption, seed, step)).collect()
+        };
+        // The pictures of the next pass are made while the model scores this one.
+        std::thread::scope(|scope| {
+            let (sender, prepared) = sync_channel(1);
+            scope.spawn(move || groups.chunks(per_pass).try_for_each(|part| sender.send(prepare(part))));
+            for part in groups.chunks(per_pass) {
+                let prompts = prepared.recv().context("no corrupted pictures were made")??;
+                out.extend(self.under_corruption(part, &prompts, full)?);
             }
+            Ok(out)
+        })
+    }
+
+    fn under_corruption(
+        &self,
+        part: &[Group],
+        prompts: &[Vec<Prompt>],
+        full: bool,
+    ) -> Result<Vec<Corrupted>> {
+        let trees: Vec<Tree<'_>> =
+            part.iter().zip(prompts).flat_map(|(group, prompts)| corrupted_trees(group, prompts)).collect();
+        if !full {
+            let scores = self.policy.model.score(&trees)?;
+            let corrupted =
+                scores.logp.iter().map(|l| Corrupted { logp_t: widen(l), ..Corrupted::default() });
+            return Ok(corrupted.collect());
         }
-        Ok(out)
+        let clean: Vec<Tree<'_>> = part.iter().map(Group::tree).collect();
+        let rows = self.policy.model.divergences(&clean, &trees)?;
+        let column = |row: &[[f64; 3]], i: usize| row.iter().map(|token| token[i]).collect();
+        let corrupted = rows.iter().map(|row| Corrupted {
+            logp_t: column(row, 0),
+            kl_t: column(row, 1),
+            js_t: column(row, 2),
+        });
+        Ok(corrupted.collect())
     }
 }
 

@@ -58,6 +58,14 @@ fn config_text(dir: &Path) -> Result<String> {
     std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
 }
 
+/// The configuration of a checkpoint directory, which need hold no weights.
+///
+/// # Errors
+/// Names the directory whose `config.json` cannot be read or is not one of Qwen2.5-VL.
+pub fn config(dir: &Path) -> Result<VlConfig> {
+    VlConfig::parse(&config_text(dir)?).with_context(|| format!("checkpoint {}", dir.display()))
+}
+
 /// The model of a directory, and whether its weights are its own: where the directory holds no `.safetensors`, they are
 /// filled with normal numbers of the usual sizes. Those repeat a table, which is fast and as good for measuring as
 /// any; do not train on them.
@@ -65,8 +73,7 @@ fn config_text(dir: &Path) -> Result<String> {
 /// # Errors
 /// As [`open_on`].
 pub fn open_or_fill(dir: &Path, seed: u64, compute: &Compute) -> Result<(Model, bool)> {
-    let config =
-        VlConfig::parse(&config_text(dir)?).with_context(|| format!("checkpoint {}", dir.display()))?;
+    let config = config(dir)?;
     let entries = std::fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))?;
     let mut names = entries.filter_map(|entry| Some(entry.ok()?.file_name()));
     if names.any(|name| name.to_string_lossy().contains(".safetensors")) {
