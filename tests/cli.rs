@@ -232,6 +232,38 @@ fn own_questions_are_trained_on_and_the_model_can_be_used() {
     refused(own("train", out.path(), &data, &["--variant", "base"]), &["base", "not trained"]);
 }
 
+/// A whole step of VPPO and of DAPO on random weights: what times a model whose checkpoint is not at hand. Nothing is
+/// right, so the filter of groups must let all pass.
+#[test]
+fn a_directory_without_weights_is_trained_on_only_if_asked() {
+    let out = empty();
+    let data = questions(out.path());
+    let nested = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/parity/qwen2_5_vl_nested");
+    let model = out.path().join("bare");
+    fs::create_dir(&model).unwrap();
+    for file in fs::read_dir(nested).unwrap().map(|file| file.unwrap().path()).filter(|path| path.is_file()) {
+        let name = file.file_name().unwrap().to_str().unwrap();
+        if !name.contains("safetensors") {
+            fs::copy(&file, model.join(name)).unwrap();
+        }
+    }
+    let train = |variant: &str, more: &[&str]| {
+        let mut command = own("train", out.path(), &data, &["--variant", variant]);
+        let sets = ["train.steps=1", "train.prompts_per_step=2", "train.refill_prompts=2"];
+        for set in sets.into_iter().chain(["train.mini_batch_prompts=2", "algorithm.group_filter.low=-1"]) {
+            command.args(["--set", set]);
+        }
+        command.arg("--model").arg(&model).args(more);
+        command
+    };
+    refused(train("vppo", &[]), &["--model", "bare", "safetensors"]);
+    for variant in ["vppo", "dapo"] {
+        let done = succeeds(train(variant, &["--untrained"])).stdout;
+        let metrics = done.lines().find_map(|line| line.strip_prefix("metrics: ")).unwrap();
+        assert_eq!(fs::read_to_string(metrics.trim()).unwrap().lines().count(), 1, "{variant}");
+    }
+}
+
 #[test]
 fn answers_are_graded_or_refused_by_line() {
     let folder = empty();

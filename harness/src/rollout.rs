@@ -309,13 +309,33 @@ impl Policy {
     /// # Errors
     /// Those of [`Policy::open`], and a device without room.
     pub fn open_on(dir: &Path, instruction: &str, area: Option<AreaRule>, compute: &Compute) -> Result<Self> {
+        Self::of_directory(dir, instruction, area, || checkpoint::open_on(dir, compute))
+    }
+
+    /// As [`Policy::open_on`], with random weights where the directory holds none ([`checkpoint::open_or_fill`]).
+    ///
+    /// # Errors
+    /// Those of [`Policy::open_on`].
+    pub fn open_or_fill(
+        dir: &Path,
+        instruction: &str,
+        area: Option<AreaRule>,
+        compute: &Compute,
+    ) -> Result<Self> {
+        Self::of_directory(dir, instruction, area, || Ok(checkpoint::open_or_fill(dir, 0, compute)?.0))
+    }
+
+    fn of_directory(
+        dir: &Path,
+        instruction: &str,
+        area: Option<AreaRule>,
+        model: impl FnOnce() -> Result<Model>,
+    ) -> Result<Self> {
         let renderer = || Renderer::from_files(checkpoint::read_companions(dir)?, instruction, area);
         let renderer = renderer().with_context(|| format!("checkpoint {}", dir.display()))?;
-        Ok(Self {
-            model: checkpoint::open_on(dir, compute)?,
-            renderer: Arc::new(renderer),
-            limits: compute.limits(),
-        })
+        let model = model()?;
+        let limits = model.params().compute().limits();
+        Ok(Self { model, renderer: Arc::new(renderer), limits })
     }
 
     /// The same policy with its model in the numbers and on the device of `compute`, and its limits.

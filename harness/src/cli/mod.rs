@@ -187,6 +187,9 @@ struct TrainArgs {
     /// Arm of the main study whose algorithm trains
     #[arg(long, default_value = "vppo")]
     variant: String,
+    /// Take random weights where the directory of --model holds none: to time and to test, not to learn
+    #[arg(long, requires = "model")]
+    untrained: bool,
     #[command(flatten)]
     own: OwnArgs,
 }

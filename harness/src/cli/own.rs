@@ -63,12 +63,18 @@ struct Base {
 
 impl Base {
     /// The checkpoint of a folder, or the scale's own base model.
-    fn open(args: &OwnArgs, config: &RunConfig, sources: &Sources, display: &Display) -> Result<Base> {
+    fn open(
+        args: &OwnArgs,
+        untrained: bool,
+        config: &RunConfig,
+        sources: &Sources,
+        display: &Display,
+    ) -> Result<Base> {
         let store = Store::open(args.out.join("runs"))?;
         let mut inputs = Inputs::default();
         let mut policy = match &args.model {
             Some(dir) => {
-                let policy = own_policy(dir, config)?;
+                let policy = own_policy(dir, untrained, config)?;
                 inputs.checkpoint = Some(fingerprint(dir)?);
                 policy
             }
@@ -82,12 +88,13 @@ impl Base {
 }
 
 /// The checkpoint of a folder. A scale of the hub says how it sees pictures; else its own processor does.
-fn own_policy(dir: &Path, config: &RunConfig) -> Result<Policy> {
+fn own_policy(dir: &Path, untrained: bool, config: &RunConfig) -> Result<Policy> {
     let (min_pixels, max_pixels) = (config.model.min_pixels, config.model.max_pixels);
     let area = config.data.as_ref().map(|_| AreaRule { min_pixels, max_pixels });
     let compute = Compute::open(&config.compute)?;
     study::refuse_large_weights(dir, &config.compute).context("--model")?;
-    let mut policy = Policy::open_on(dir, &config.instruction, area, &compute).context("--model")?;
+    let open = if untrained { Policy::open_or_fill } else { Policy::open_on };
+    let mut policy = open(dir, &config.instruction, area, &compute).context("--model")?;
     if let Some(data) = &config.data {
         policy.set_alpha(data.alpha);
     }
@@ -153,7 +160,7 @@ pub(super) fn train(args: &TrainArgs) -> Result<()> {
     let display = Display::new()?;
     // A file is quickly read and often wrong; a dataset is large, and the model may be wrong.
     let own = args.data.as_ref().map(|path| own_questions(path, usize::MAX)).transpose()?;
-    let base = Base::open(&args.own, &config, &sources, &display)?;
+    let base = Base::open(&args.own, args.untrained, &config, &sources, &display)?;
     let (mut questions, mut record) = match (own, &args.dataset) {
         (Some(own), _) => own,
         (None, Some(name)) => {
@@ -188,7 +195,7 @@ pub(super) fn eval(args: &EvalArgs) -> Result<()> {
     let sources = Sources { unfiltered: args.all_rows, ..args.own.sources.sources()? };
     let display = Display::new()?;
     let own = args.data.as_ref().map(|path| own_questions(path, own_limit(args))).transpose()?;
-    let base = Base::open(&args.own, &config, &sources, &display)?;
+    let base = Base::open(&args.own, false, &config, &sources, &display)?;
     let (benchmarks, records) = match own {
         Some((examples, record)) => (vec![(record.dataset.clone(), examples)], vec![record]),
         None => eval_questions(args, &config, &sources, &display)?,
