@@ -95,18 +95,17 @@ impl FlashTree {
         dout: &Tensor,
     ) -> Result<(Tensor, Tensor, Tensor)> {
         let own = Inputs { q, k, v, heads };
-        let (dq, dk, dv) = backward(own, &self.segments, (out, lse), dout)?;
-        let (dk, dv) = (sum_groups(&dk, heads)?, sum_groups(&dv, heads)?);
+        let (dq, dk, dv) = summed_backward(own, &self.segments, (out, lse), dout)?;
         if let Some(shared) = &self.shared {
             let [q, k, v] = shared.parts(q, k, v)?;
             let out = gather_rows(out, &shared.responses)?;
             let slope = gather_rows(dout, &shared.responses)?;
             let normal = lse.index_select(&shared.index, 1)?;
             let other = Inputs { q: &q, k: &k, v: &v, heads };
-            let (q, k, v) = backward(other, &shared.sequences, (&out, &normal), &slope)?;
+            let (q, k, v) = summed_backward(other, &shared.sequences, (&out, &normal), &slope)?;
             scatter_rows_into(&dq, &q, &shared.responses)?;
-            scatter_rows_into(&dk, &sum_groups(&k, heads)?, &shared.prompts)?;
-            scatter_rows_into(&dv, &sum_groups(&v, heads)?, &shared.prompts)?;
+            scatter_rows_into(&dk, &k, &shared.prompts)?;
+            scatter_rows_into(&dv, &v, &shared.prompts)?;
         }
         Ok((dq, dk, dv))
     }
@@ -117,6 +116,18 @@ impl Shared {
     fn parts(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<[Tensor; 3]> {
         Ok([gather_rows(q, &self.responses)?, gather_rows(k, &self.prompts)?, gather_rows(v, &self.prompts)?])
     }
+}
+
+/// As [`backward`], which gives the gradients of keys and values for every query head: those are gone at the end.
+fn summed_backward(
+    inputs: Inputs<'_>,
+    sequences: &Sequences,
+    merged: (&Tensor, &Tensor),
+    dout: &Tensor,
+) -> Result<(Tensor, Tensor, Tensor)> {
+    let heads = inputs.heads;
+    let (dq, dk, dv) = backward(inputs, sequences, merged, dout)?;
+    Ok((dq, sum_groups(&dk, heads)?, sum_groups(&dv, heads)?))
 }
 
 /// (M, query heads * size) summed over the query heads of each head of keys: (M, kv heads * size).
