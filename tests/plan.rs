@@ -163,6 +163,7 @@ fn the_recommended_micro_batch_is_the_largest_that_fits() {
         succeeds(command).stdout
     };
     let text = plan(&[]);
+    assert!(!text.contains("is slower") && plan(&["compute.attention=own"]).contains("is slower"));
     let (_, after) = text.split_once("--set train.micro_batch_responses=").unwrap();
     let micro: u32 = after.split_whitespace().next().unwrap().parse().unwrap();
     assert!(plan(&[&format!("train.micro_batch_responses={micro}")]).contains("these settings fit"));

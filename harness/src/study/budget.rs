@@ -13,7 +13,7 @@ use crate::cost::{Lengths, step_sequences, weights};
 use crate::model::Compute;
 use crate::model::checkpoint;
 use crate::rollout::Policy;
-use crate::settings::{ComputeSettings, CorruptionScope, Device, Dtype, OldLogp, PixelRange};
+use crate::settings::{Attention, ComputeSettings, CorruptionScope, Device, Dtype, OldLogp, PixelRange};
 use crate::store::available_bytes;
 use crate::types::Example;
 use anyhow::{Context, Result, bail, ensure};
@@ -236,6 +236,12 @@ fn time_lines(config: &RunConfig, load: &Load<'_>, table: &[Rate]) -> Result<Vec
     ];
     for rate in table.iter().filter(|rate| rate.hardware == HARDWARE && rate.what != "memory_gib") {
         lines.push(format!("{} {} ({})", rate.what, rate.value, rate.source));
+    }
+    if load.compute.attention == Attention::Own {
+        lines.push(
+            "the assumed shares are of programs with FlashAttention-2; the attention set here is slower"
+                .into(),
+        );
     }
     Ok(lines)
 }
