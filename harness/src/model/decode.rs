@@ -8,7 +8,7 @@
 use super::kernels::Rotary as Angles;
 use super::network::{Model, Prompt, Tree};
 use super::ops::{Rotary, draw, gather_rows};
-use super::pages::{LayerPages, PageTable};
+use super::pages::{LayerPages, PageTable, Slots};
 use super::positions::{rotary_at, text_rotary};
 use super::schedule::{GroupSize, PAGE, Scheduler, Sequence};
 use crate::progress::Interrupted;
@@ -116,7 +116,7 @@ struct Engine<'a> {
 struct Pass {
     ids: Vec<u32>,
     positions: Vec<u32>,
-    slots: Vec<u32>,
+    slots: Slots,
     table: PageTable,
     /// Rows that are the newest token of their sequence.
     newest: Vec<u32>,
@@ -326,7 +326,7 @@ impl<'a> Engine<'a> {
             .collect();
         let packed = model.pack(&trees)?;
         let (mut x, _) = model.embed(&packed, &trees, false)?;
-        let slots: Vec<u32> = groups
+        let slots: Slots = groups
             .iter()
             .flat_map(|&group| {
                 let pages = self.scheduler.prompt_pages(group);
@@ -416,7 +416,7 @@ impl<'a> Engine<'a> {
             }
             pass.ids.push(self.writers[sequence.id].completion.ids[token]);
             pass.positions.push(owner.next + token as u32);
-            pass.slots.push(slot(&sequence.pages, token));
+            pass.slots.rows.push(slot(&sequence.pages, token));
             pass.table.prompt_start.push(prompt_start);
             pass.table.prompt_tokens.push(owner.tokens as u32);
             pass.table.own_start.push(own_start);

@@ -10,6 +10,8 @@ use super::attention::{Heads, softmax};
 #[cfg(feature = "gpu")]
 use super::compute::on_card;
 #[cfg(feature = "gpu")]
+use super::gpu::launch::upload;
+#[cfg(feature = "gpu")]
 use super::gpu::pages::{CardPages, CardTable};
 use super::kernels::{axpy, tensor, view};
 use super::schedule::PAGE;
@@ -50,6 +52,35 @@ pub(crate) struct PageTable {
     /// The same on a card, from the first attention on.
     #[cfg(feature = "gpu")]
     pub card: OnceLock<CardTable>,
+}
+
+/// Where rows of keys and values go, in every layer: `page * PAGE + offset` of each row.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Slots {
+    pub rows: Vec<u32>,
+    /// The same on a card, from the first layer on.
+    #[cfg(feature = "gpu")]
+    card: OnceLock<Tensor>,
+}
+
+impl Slots {
+    /// The slots on the card of `like`.
+    #[cfg(feature = "gpu")]
+    fn on_card(&self, like: &Tensor) -> Result<&Tensor> {
+        if let Some(card) = self.card.get() {
+            return Ok(card);
+        }
+        let card = upload(&self.rows, &[self.rows.len()], like)?;
+        Ok(self.card.get_or_init(|| card))
+    }
+}
+
+impl FromIterator<u32> for Slots {
+    fn from_iter<I: IntoIterator<Item = u32>>(rows: I) -> Self {
+        let mut slots = Self::default();
+        slots.rows.extend(rows);
+        slots
+    }
 }
 
 /// A run of tokens in consecutive entries of a page table.
@@ -114,14 +145,15 @@ impl LayerPages {
         })
     }
 
-    /// Writes rows of keys and values (N, kv heads * size) into slots (N), each `page * PAGE + offset`.
-    pub fn write(&mut self, keys: &Tensor, values: &Tensor, slots: &[u32]) -> Result<()> {
+    /// Writes rows of keys and values (N, kv heads * size) into slots (N).
+    pub fn write(&mut self, keys: &Tensor, values: &Tensor, slots: &Slots) -> Result<()> {
         #[cfg(feature = "gpu")]
         if let Some(card) = &self.card {
-            return card.write(keys, values, slots, self.heads);
+            return card.write(keys, values, slots.on_card(keys)?, self.heads);
         }
         let Heads { kv, size, .. } = self.heads;
         let (ks, vs) = (view(keys)?, view(values)?);
+        let slots = &slots.rows;
         ensure!(ks.len() == slots.len() * kv * size && vs.len() == ks.len(), "one slot per row is needed");
         for (row, &slot) in slots.iter().enumerate() {
             let (page, offset) = (slot as usize / PAGE, slot as usize % PAGE);
@@ -314,7 +346,7 @@ mod tests {
                 .map(|(owner, i)| table[owner][i / PAGE] * PAGE as u32 + (i % PAGE) as u32)
                 .collect();
             let mut pages = LayerPages::new(7, heads, &full(&q, qw)).unwrap();
-            pages.write(&full(&k, kw), &full(&v, kw), &slots).unwrap();
+            pages.write(&full(&k, kw), &full(&v, kw), &slots.into_iter().collect()).unwrap();
             let starts = [0u32, 2, 4];
             let mut seen = PageTable { pages: table.concat(), ..PageTable::default() };
             for (owner, i) in places.skip(prompt) {

@@ -43,16 +43,15 @@ impl CardPages {
     }
 
     /// Writes rows of keys and values (N, kv heads * size) into slots (N).
-    pub fn write(&self, k: &Tensor, v: &Tensor, slots: &[u32], heads: Heads) -> Result<()> {
+    pub fn write(&self, k: &Tensor, v: &Tensor, slots: &Tensor, heads: Heads) -> Result<()> {
         let (n, width) = k.dims2()?;
-        ensure!(slots.len() == n && v.dims() == k.dims(), "one slot per row is needed");
-        let index = upload(slots, &[n], k)?;
+        ensure!(slots.dims() == [n] && v.dims() == k.dims(), "one slot per row is needed");
         let args = [
             pointer(&self.keys)?,
             pointer(&self.values)?,
             pointer(k)?,
             pointer(v)?,
-            pointer(&index)?,
+            pointer(slots)?,
             int(n)?,
             int(heads.kv)?,
             int(heads.size)?,
