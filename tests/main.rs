@@ -25,6 +25,8 @@ mod parity;
 mod plan;
 mod prompt;
 mod report;
+#[cfg(feature = "candle")]
+mod rescore;
 mod results;
 #[cfg(feature = "candle")]
 mod run;

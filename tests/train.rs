@@ -42,7 +42,7 @@ pub(crate) fn one_step(config: &RunConfig, algorithm: &Algorithm, base: &Policy)
         seed: config.seed,
     };
     let mut trainer = Trainer::new(recipe, &world, base.clone()).unwrap();
-    let figures = trainer.run_step(&Silent).unwrap();
+    let (figures, _) = trainer.run_step(&Silent).unwrap();
     let mut files = trainer.checkpoint().unwrap();
     let at = files.iter().position(|(name, _)| name == "optimizer.safetensors").unwrap();
     (figures, files.swap_remove(at).1)

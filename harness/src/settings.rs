@@ -108,6 +108,8 @@ pub struct TrainSettings {
     pub old_logp: OldLogp,
     /// Steps between two checkpoints.
     pub checkpoint_every: u64,
+    /// Steps between two whose rollouts are kept token by token; 0 keeps none.
+    pub record_every: u64,
 }
 
 /// AdamW.

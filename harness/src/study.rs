@@ -9,6 +9,7 @@ mod budget;
 mod forecast;
 mod inputs;
 mod questions;
+mod rescore;
 
 pub use base::{base_policy, evaluated};
 pub use budget::{Machine, available, outlook, refuse_large_weights, refuse_what_cannot_fit};
@@ -18,6 +19,7 @@ pub use questions::{
     Benchmarks, Questions, Sources, benchmarks, checkpoint_files, item_limit, named_benchmarks,
     training_questions, wanted_dataset, without_long_prompts,
 };
+pub use rescore::{Other, Rescored, rescore};
 
 use crate::algo::Algorithm;
 use crate::config::{Scale, Setting, Study, Variant};
@@ -288,9 +290,12 @@ pub fn train(
     progress.begin(&format!("train {name}"), trainer.step(), steps);
     while trainer.step() < steps {
         let start = Instant::now();
-        let figures = trainer.run_step(progress)?;
+        let (figures, rollouts) = trainer.run_step(progress)?;
         let seconds = start.elapsed().as_secs_f64();
         let timing = Figures::from([("step_secs".to_owned(), seconds)]);
+        if let Some(rollouts) = rollouts {
+            cell.keep_rollouts(trainer.step(), &rollouts)?;
+        }
         cell.log_step(trainer.step(), &figures, &timing)?;
         if trainer.step() % recipe.train.checkpoint_every == 0 || trainer.step() == steps {
             cell.save_checkpoint(&Checkpoint { step: trainer.step(), files: trainer.checkpoint()? })?;

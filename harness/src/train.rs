@@ -5,6 +5,7 @@
 //! its updates. Deviation, a setting: `old_logp = "rollout"` keeps the sampler's log-probabilities (of the full
 //! softmax) where the reference computes them again.
 
+mod record;
 mod update;
 
 use crate::algo::{Algorithm, keep_group};
@@ -13,7 +14,7 @@ use crate::progress::Progress;
 use crate::rng::{Purpose, stream};
 use crate::rollout::{Group, Policy};
 use crate::settings::{OptimizerSettings, Sampling, TrainSettings};
-use crate::types::{Example, Outcome, StopReason};
+use crate::types::{Example, Outcome, RolloutLine, StopReason};
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -135,16 +136,21 @@ impl<'a> Trainer<'a> {
         &self.policy
     }
 
-    /// One step: fills a rollout batch, updates the policy, returns the step's figures.
+    /// One step: fills a rollout batch, updates the policy, returns the step's figures, and its rollouts where the settings
+    /// ask for them.
     ///
     /// # Errors
     /// [`crate::progress::Interrupted`] if the user asked to stop before the batch was full: the step is then not begun.
-    pub fn run_step(&mut self, progress: &dyn Progress) -> Result<Figures> {
+    pub fn run_step(&mut self, progress: &dyn Progress) -> Result<(Figures, Option<Vec<RolloutLine>>)> {
         let mut figures = Figures::new();
         let (groups, drawn) = self.collect(&mut figures, progress)?;
+        let step = self.position.step + 1;
+        let every = self.recipe.train.record_every;
+        let kept = every > 0 && step.is_multiple_of(every);
+        let rollouts = kept.then(|| self.record(&groups)).transpose()?;
         self.update(&groups, &mut figures)?;
-        self.position = Position { step: self.position.step + 1, drawn };
-        Ok(figures)
+        self.position = Position { step, drawn };
+        Ok((figures, rollouts))
     }
 
     /// Draws groups until enough pass the algorithm's filter; the surplus is thrown away.

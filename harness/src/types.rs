@@ -125,3 +125,32 @@ pub struct SampleLine {
     /// Why it ended.
     pub stop: StopReason,
 }
+
+/// One line of `rollouts/step-N.jsonl`: a training response token by token, as the sampling policy sees it. Vectors have
+/// one entry per token, the end token counted; log-probabilities are those of the full softmax, in nats.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RolloutLine {
+    /// Question.
+    pub item: String,
+    /// Index within the group.
+    pub sample: u32,
+    /// Verdict of the grader.
+    pub outcome: Outcome,
+    /// Content of the last box, or `None` where there is none.
+    pub extracted: Option<String>,
+    /// The text of each token; tokens that hold a part of a character show U+FFFD.
+    pub text_t: Vec<String>,
+    /// Log-probability under the sampling policy: what the update took for the old one.
+    pub logp_t: Vec<f32>,
+    /// Entropy of the sampling policy, in nats.
+    pub entropy_t: Vec<f32>,
+    /// Log-probability under the frozen first policy; empty where the run has none.
+    pub reference_logp_t: Vec<f32>,
+    /// Log-probability under the corrupted picture.
+    pub corrupted_logp_t: Vec<f32>,
+    /// KL divergence of the distribution under the corrupted picture from that under the clean one, in nats.
+    pub kl_t: Vec<f32>,
+    /// Jensen-Shannon divergence of the two, in nats.
+    pub js_t: Vec<f32>,
+}

@@ -35,6 +35,7 @@
 
 mod advantage;
 mod algorithm;
+mod comparison;
 mod credit;
 pub mod dependency;
 mod differences;
@@ -49,6 +50,7 @@ pub use algorithm::{
     Guide, KlPenalty, Mask, OverlongPenalty, Perception, PolicyVersion, Scope, Shaping, ShapingTarget,
     TokenFilter,
 };
+pub use comparison::{Comparison, Effect, compare};
 pub use credit::{Batch, Corrupted, Credit, Response, Scales, TokenWeights, assign_credit};
 pub use differences::Difference;
 pub use objective::{Current, MetricMeans, Metrics, Objective, objective};

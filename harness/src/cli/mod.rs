@@ -6,6 +6,7 @@ mod display;
 mod fetch;
 mod own;
 mod plan;
+mod rescore;
 mod score;
 
 use crate::bench::RowCheck;
@@ -63,6 +64,8 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Score given responses: log-probability, entropy and visual dependency of every token
     Score(score::ScoreArgs),
+    /// Compare a run's kept rollouts with what another algorithm would make of them; needs no model
+    Rescore(rescore::RescoreArgs),
 }
 
 /// What `reproduce` and `report` share.
@@ -288,5 +291,6 @@ fn run(command: &Command) -> Result<()> {
         Command::Plan(args) => plan::plan(args),
         Command::Bench(args) => bench::bench(args),
         Command::Score(args) => score::score(args),
+        Command::Rescore(args) => rescore::run(args),
     }
 }

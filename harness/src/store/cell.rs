@@ -3,7 +3,7 @@
 use super::provenance::Provenance;
 use super::sealed::{Checkpoint, Checkpoints};
 use super::{CellKey, SampleLog, canonical, files, parse_json};
-use crate::types::SampleLine;
+use crate::types::{RolloutLine, SampleLine};
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -20,6 +20,7 @@ const TIMING: &str = "timing.jsonl";
 const INPUTS: &str = "inputs.json";
 const SAMPLES: &str = "samples.jsonl";
 const CHECKPOINTS: &str = "checkpoints";
+const ROLLOUTS: &str = "rollouts";
 const DONE: &str = "done.json";
 const LOCK: &str = ".lock";
 /// How many differing settings an error lists.
@@ -33,6 +34,10 @@ pub struct StepLine {
     pub step: u64,
     /// Figures by name.
     pub metrics: BTreeMap<String, f64>,
+}
+
+fn rollout_file(step: u64) -> String {
+    format!("step-{step}.jsonl")
 }
 
 /// What can be read from a cell, with or without its lock.
@@ -52,9 +57,50 @@ impl CellRecord {
         Ok(CellRecord { key: key.clone(), dir })
     }
 
+    /// The cell in a folder, whatever the folder's place.
+    ///
+    /// # Errors
+    /// Where there is no run in it.
+    pub fn at(dir: &Path) -> Result<CellRecord> {
+        let path = dir.join(CONFIG);
+        ensure!(path.is_file(), "{} is no run's folder: it has no {CONFIG}", dir.display());
+        let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let config: Value = parse_json(&path, &bytes)?;
+        let text = |name: &str| {
+            let value = config[name].as_str().map(str::to_owned);
+            value.with_context(|| format!("{}: `{name}` is missing", path.display()))
+        };
+        let seed =
+            config["seed"].as_u64().with_context(|| format!("{}: `seed` is missing", path.display()))?;
+        let key = CellKey { scale: text("scale")?, study: text("study")?, variant: text("variant")?, seed };
+        Ok(CellRecord { key, dir: dir.to_owned() })
+    }
+
     /// The cell's address.
     pub fn key(&self) -> &CellKey {
         &self.key
+    }
+
+    /// The steps whose rollouts were kept, in order.
+    pub fn rollout_steps(&self) -> Result<Vec<u64>> {
+        let dir = self.dir.join(ROLLOUTS);
+        if !dir.is_dir() {
+            return Ok(vec![]);
+        }
+        let unreadable = || format!("cannot read {}", dir.display());
+        let mut steps = vec![];
+        for entry in std::fs::read_dir(&dir).with_context(unreadable)? {
+            let name = entry.with_context(unreadable)?.file_name();
+            let number = name.to_str().and_then(|name| name.strip_prefix("step-")?.strip_suffix(".jsonl"));
+            steps.extend(number.and_then(|number| number.parse::<u64>().ok()));
+        }
+        steps.sort_unstable();
+        Ok(steps)
+    }
+
+    /// The kept rollouts of a step.
+    pub fn rollouts(&self, step: u64) -> Result<Vec<RolloutLine>> {
+        files::read_jsonl(&self.dir.join(ROLLOUTS).join(rollout_file(step)))
     }
 
     /// The cell's folder.
@@ -250,6 +296,14 @@ impl Cell {
             files::append(&self.dir.join(name), &text, false)?;
         }
         Ok(())
+    }
+
+    /// Writes the rollouts of a step, or writes them again.
+    pub fn keep_rollouts(&self, step: u64, lines: &[RolloutLine]) -> Result<()> {
+        let dir = self.dir.join(ROLLOUTS);
+        std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        let lines: Vec<String> = lines.iter().map(serde_json::to_string).collect::<Result<_, _>>()?;
+        files::write_file(&dir.join(rollout_file(step)), (lines.join("\n") + "\n").as_bytes())
     }
 
     /// Makes the logs durable, writes the checkpoint, and removes all but the newest two.

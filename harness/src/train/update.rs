@@ -12,9 +12,7 @@ use std::sync::mpsc::sync_channel;
 impl Trainer<'_> {
     pub(super) fn update(&mut self, groups: &[Group], figures: &mut Figures) -> Result<()> {
         let old_logp = self.old_logp(groups)?;
-        let reference =
-            self.reference.as_ref().map(|r| score(r, groups, self.recipe.train.micro_batch_responses));
-        let reference = reference.transpose()?;
+        let reference = self.reference_logp(groups)?;
         let batch = self.batch(groups, &old_logp)?;
         batch.check(self.recipe.algorithm)?;
         let credits = assign_credit(self.recipe.algorithm, &batch);
@@ -57,8 +55,14 @@ impl Trainer<'_> {
         Ok(())
     }
 
+    /// Log-probabilities of the frozen first policy, where there is one.
+    pub(super) fn reference_logp(&self, groups: &[Group]) -> Result<Option<Vec<Vec<f64>>>> {
+        let micro = self.recipe.train.micro_batch_responses;
+        self.reference.as_ref().map(|reference| score(reference, groups, micro)).transpose()
+    }
+
     /// Log-probabilities of the sampling policy, response by response.
-    fn old_logp(&self, groups: &[Group]) -> Result<Vec<Vec<f64>>> {
+    pub(super) fn old_logp(&self, groups: &[Group]) -> Result<Vec<Vec<f64>>> {
         match self.recipe.train.old_logp {
             OldLogp::Rollout => {
                 Ok(groups.iter().flat_map(|g| &g.samples).map(|s| widen(&s.completion.logp)).collect())
@@ -104,7 +108,12 @@ impl Trainer<'_> {
     }
 
     /// Scores every response under its corrupted picture.
-    fn corrupted(&self, groups: &[Group], corruption: &Corruption, full: bool) -> Result<Vec<Corrupted>> {
+    pub(super) fn corrupted(
+        &self,
+        groups: &[Group],
+        corruption: &Corruption,
+        full: bool,
+    ) -> Result<Vec<Corrupted>> {
         let mut out = vec![];
         let per_pass = (self.recipe.train.micro_batch_responses / self.recipe.train.group_size).max(1);
         let (renderer, seed, step) = (&self.policy.renderer, self.recipe.seed, self.position.step);
