@@ -1,7 +1,7 @@
 //! One token from a row of logits.
 
 use super::attention::lane_max;
-use super::head::{Normaliser, map_logits};
+use super::head::{Normaliser, check_finite, map_logits};
 use super::kernels::exp;
 use crate::settings::Sampling;
 use anyhow::Result;
@@ -9,6 +9,9 @@ use candle_core::Tensor;
 
 /// Draws one token per row of normed hidden states (B, D) under the head (V, D), by one uniform each: (token,
 /// log-probability, entropy).
+///
+/// # Errors
+/// If logits are not finite.
 pub(crate) fn draw(
     hidden: &Tensor,
     head: &Tensor,
@@ -16,11 +19,13 @@ pub(crate) fn draw(
     sampling: &Sampling,
     forbidden: &[u32],
 ) -> Result<Vec<(u32, f32, f32)>> {
-    map_logits(hidden, head, |i, logits| {
+    let drawn = map_logits(hidden, head, |i, logits| {
         let normaliser = Normaliser::of(logits);
         let token = sample(logits, uniforms[i], sampling, forbidden);
         (token, logits[token as usize] - normaliser.log, normaliser.entropy)
-    })
+    })?;
+    drawn.iter().try_for_each(|&(_, _, entropy)| check_finite(&[entropy]))?;
+    Ok(drawn)
 }
 
 /// Draws a token by inverse transform over the kept tokens in the order of ids: temperature, then top-k, then top-p,
