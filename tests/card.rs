@@ -342,7 +342,7 @@ fn in_bf16_sampler_and_scorer_agree() {
         let card = placed(&model, BF16);
         let prompts = [prompt(1, 4, 4), prompt(2, 6, 4)];
         for of in SAMPLINGS {
-            check_sampler(&model, &card, &prompts, &[5, 3], &sampling(of, 40), [0.02, 0.05]);
+            check_sampler(&model, &card, &prompts, &[5, 3], &sampling(of, 40), [0.02, 0.1]);
         }
     });
 }
@@ -438,12 +438,15 @@ fn a_training_step_in_bf16_is_near_that_of_the_processor() {
             let algorithm = Algorithm::preset(preset).unwrap();
             let (want, _) = one_step(&config, &algorithm, &base);
             let (got, _) = one_step(&config, &algorithm, &card);
-            assert_eq!(want.keys().collect::<Vec<_>>(), got.keys().collect::<Vec<_>>());
-            for (name, value) in &want {
-                println!("{preset}: {name}: {value} {}", got[name]);
+            for name in ["entropy", "response_tokens_mean"] {
+                at_most(
+                    0.15,
+                    &format!("bf16, {preset}: change of {name}"),
+                    (got[name] / want[name] - 1.0).abs(),
+                );
             }
-            at_most(0.1, &format!("{preset}: sampler from trainer"), got["logp_gap_max"]);
-            assert!(got["grad_norm"] > 0.0);
+            at_most(0.05, &format!("bf16, {preset}: sampler from trainer"), got["logp_gap_max"]);
+            assert!(got["grad_norm"] > 0.0 && got["grad_norm"].is_finite());
         }
     });
 }

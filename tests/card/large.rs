@@ -94,10 +94,10 @@ fn the_shape_of_7b_in_bf16_is_near_the_processors() {
         let card = placed(&model, BF16);
         check_trees(|trees| {
             let (want, got) = (model.score(trees).unwrap(), card.score(trees).unwrap());
-            at_most(0.05, "7B's shape, bf16: difference of a score", score_difference(&want, &got));
+            at_most(0.1, "7B's shape, bf16: difference of a score", score_difference(&want, &got));
             let want = named(&model, trees);
             let own = named(&card, trees);
-            want.aligned(&own, 0.99, 0.06, "7B's shape, bf16");
+            want.aligned(&own, 0.999, 0.02, "7B's shape, bf16");
             #[cfg(feature = "merged-attention")]
             check_merged(&model, &want, &own, trees);
         });
@@ -109,10 +109,10 @@ fn the_shape_of_7b_in_bf16_is_near_the_processors() {
 fn check_merged(model: &Model, want: &Named, own: &Named, trees: &[Tree<'_>]) {
     let card = placed(model, ComputeSettings { attention: Attention::Flash, ..BF16 });
     let (scores, got) = (model.score(trees).unwrap(), card.score(trees).unwrap());
-    at_most(0.05, "7B's shape, merged, bf16: difference of a score", score_difference(&scores, &got));
+    at_most(0.1, "7B's shape, merged, bf16: difference of a score", score_difference(&scores, &got));
     let merged = named(&card, trees);
-    want.aligned(&merged, 0.99, 0.06, "7B's shape, merged, bf16");
-    own.aligned(&merged, 0.99, 0.06, "7B's shape, merged against own, bf16");
+    want.aligned(&merged, 0.999, 0.02, "7B's shape, merged, bf16");
+    own.aligned(&merged, 0.999, 0.02, "7B's shape, merged against own, bf16");
     assert!(merged.values() == named(&card, trees).values(), "another run gives other bits");
 }
 
@@ -126,6 +126,6 @@ fn the_shape_of_7b_draws_the_processors_tokens() {
             assert_same_draws(&draw(&model), &draw(&card), &format!("7B's shape, {of:?}"));
         }
         let card = placed(&model, BF16);
-        check_sampler(&model, &card, &prompts(), &[3, 3, 3], &sampling((1.0, 0.99, 0), 8), [0.05, 0.05]);
+        check_sampler(&model, &card, &prompts(), &[3, 3, 3], &sampling((1.0, 0.99, 0), 8), [0.05, 0.1]);
     });
 }

@@ -156,6 +156,19 @@ mod tests {
     }
 
     #[test]
+    fn logits_that_are_not_finite_are_an_error() {
+        for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let tensor =
+                |values, rows| Tensor::from_vec(values, (rows, 1), &candle_core::Device::Cpu).unwrap();
+            let (hidden, head) = (tensor(vec![1.0f32], 1), tensor(vec![0.5, value, 0.1, 0.2], 4));
+            for sampling in [settings(1.0, 1.0, 0), settings(0.0, 1.0, 0), settings(1.0, 0.9, 2)] {
+                let error = draw(&hidden, &head, &[0.5], &sampling, &[]).unwrap_err().to_string();
+                assert!(error.contains("not finite"), "{error}");
+            }
+        }
+    }
+
+    #[test]
     fn where_everything_is_forbidden_the_first_token_is_drawn() {
         assert_eq!(sample(&[1.0, 2.0], 0.5, &settings(1.0, 1.0, 0), &[0, 1]), 0);
     }
