@@ -4,7 +4,7 @@
 #   ci/cuda-toolchain.sh [DIR]                sets it up (default: ${XDG_CACHE_HOME:-~/.cache}/harness-cuda)
 #   ci/cuda-toolchain.sh --print-env [DIR]    the same, and prints what the shell must know:
 #                                             eval "$(ci/cuda-toolchain.sh --print-env)"
-# Needs x86-64 Linux, python3 with pip or venv, a C compiler. 651 MiB are downloaded and 1.4 GiB stay on the disk; a
+# Needs x86-64 Linux, python3 with pip or venv, a C compiler. 651 MiB are downloaded and 1.2 GiB stay on the disk; a
 # second call finds them. Runs from any directory.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

@@ -10,4 +10,4 @@ step() {
 }
 
 step cargo clippy --locked --all-targets --features cuda-emulation -- -D warnings
-step cargo test --locked --features cuda-emulation --test tests -- emulation
+step cargo test --locked --features cuda-emulation --test tests -- card::

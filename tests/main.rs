@@ -4,12 +4,12 @@ mod architecture;
 #[cfg(feature = "candle")]
 mod bench;
 mod benchmarks;
+#[cfg(any(feature = "cuda-emulation", feature = "cuda"))]
+mod card;
 #[cfg(feature = "candle")]
 mod checkpoint;
 #[cfg(feature = "candle")]
 mod cli;
-#[cfg(feature = "cuda-emulation")]
-mod emulation;
 #[cfg(feature = "candle")]
 mod end_to_end;
 mod grade;

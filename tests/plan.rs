@@ -3,6 +3,8 @@
 use crate::run::{harness, refused, succeeds};
 use harness::algo::Algorithm;
 use harness::config::{Origin, RunConfig, Scale, Setting, Study};
+use harness::model::checkpoint::PictureMarks;
+use harness::model::config::VlConfig;
 use harness::settings::{Alpha, Device, Dtype, OldLogp, OptimizerState, PixelRange, Protocol};
 use std::path::Path;
 use std::process::Command;
@@ -49,6 +51,19 @@ fn scale_7b_states_the_papers_hyperparameters() {
         assert_eq!(resolve("7b", arm, &[]).unwrap().algorithm, Algorithm::preset(arm), "{arm}");
         assert_eq!(resolve("32b", arm, &[]).unwrap().algorithm, Algorithm::preset(arm), "{arm}");
     }
+}
+
+/// The directory without weights that `ci/gpu.sh` measures.
+#[test]
+fn the_shape_that_is_measured_on_a_card_is_that_of_scale_7b() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/qwen2_5_vl_7b");
+    let shape = VlConfig::parse(&std::fs::read_to_string(folder.join("config.json")).unwrap()).unwrap();
+    let config = resolve("7b", "vppo", &[]).unwrap();
+    let Origin::Hub { checkpoint, .. } = config.origin().unwrap() else { panic!("made here") };
+    let scale = VlConfig::from_settings(&config.model, checkpoint.vocab_size, shape.image_token_id).unwrap();
+    assert_eq!(scale.differences(&shape), Vec::<String>::new());
+    let marks = PictureMarks::open(&folder).unwrap();
+    assert_eq!((marks.start, marks.eos), (Some(151_652), vec![151_645]));
 }
 
 #[test]

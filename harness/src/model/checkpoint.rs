@@ -224,7 +224,7 @@ impl Model {
         catalogue.check(&inventory, tied)?;
         let model = Self::build(config, &mut catalogue, compute)?;
         if tied {
-            catalogue.check_tied_head(model.head())?;
+            catalogue.check_tied_head(model.head().weight)?;
         }
         Ok(model)
     }

@@ -11,18 +11,59 @@ pub struct Compute {
     settings: ComputeSettings,
     device: Device,
     emulated: bool,
+    rows: RowLimits,
+}
+
+/// How many rows are computed at a time. It bounds memory, and changes results by rounding at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowLimits {
+    /// Rows whose logits exist at a time on a card.
+    pub logits: usize,
+    /// Rows of one pass through the layers while sampling; a longer prompt is one pass.
+    pub sampling: usize,
+}
+
+impl Default for RowLimits {
+    fn default() -> Self {
+        Self { logits: 1024, sampling: 16_384 }
+    }
+}
+
+/// The error of [`Compute::open`] where this machine has no card at all.
+#[derive(Debug)]
+pub struct NoCard {
+    /// What the driver says.
+    pub reason: String,
+}
+
+impl std::error::Error for NoCard {}
+
+impl std::fmt::Display for NoCard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "no CUDA card can be used: {}. `nvidia-smi` shows what the driver sees; without a card the model runs on the \
+             processor",
+            self.reason
+        )
+    }
 }
 
 impl Compute {
     /// The processor in f32, with all activations kept.
     pub fn cpu() -> Self {
-        Self { settings: ComputeSettings::CPU, device: Device::Cpu, emulated: false }
+        Self::new(ComputeSettings::CPU, Device::Cpu, false)
     }
 
-    /// Opens the device that the settings name.
+    fn new(settings: ComputeSettings, device: Device, emulated: bool) -> Self {
+        Self { settings, device, emulated, rows: RowLimits::default() }
+    }
+
+    /// Opens the device that the settings name. A card belongs to the thread that opened it first: all work on it has
+    /// one stream and one handle of cuBLAS, with no events that would order what another thread does.
     ///
     /// # Errors
-    /// If this build or this machine does not have it.
+    /// If this build or this machine does not have it ([`NoCard`]), or another thread has opened the card.
     pub fn open(settings: &ComputeSettings) -> Result<Self> {
         let device = match settings.device {
             Kind::Cpu => Device::Cpu,
@@ -31,13 +72,23 @@ impl Compute {
         if settings.attention == Attention::Flash {
             flash_is_built()?;
         }
-        Ok(Self { settings: *settings, device, emulated: false })
+        Ok(Self::new(*settings, device, false))
     }
 
     /// The card's kernels on the processor: slow, for tests.
     #[cfg(feature = "cuda-emulation")]
     pub fn emulated(settings: &ComputeSettings) -> Self {
-        Self { settings: *settings, device: Device::Cpu, emulated: true }
+        Self::new(*settings, Device::Cpu, true)
+    }
+
+    /// The same with other limits, each at least 1.
+    pub fn with_row_limits(self, RowLimits { logits, sampling }: RowLimits) -> Self {
+        Self { rows: RowLimits { logits: logits.max(1), sampling: sampling.max(1) }, ..self }
+    }
+
+    /// How many rows are computed at a time.
+    pub(crate) fn row_limits(&self) -> RowLimits {
+        self.rows
     }
 
     /// The settings it was opened with.
@@ -49,7 +100,7 @@ impl Compute {
     pub fn free_bytes(&self) -> Option<u64> {
         #[cfg(feature = "cuda")]
         if self.device.is_cuda() {
-            return super::gpu::device::card(&self.device).ok().map(|card| card.free_bytes as u64);
+            return super::gpu::device::free_bytes(&self.device).ok();
         }
         None
     }
@@ -58,7 +109,7 @@ impl Compute {
     pub fn peak_bytes(&self) -> Option<u64> {
         #[cfg(feature = "cuda")]
         if self.device.is_cuda() {
-            return super::gpu::device::peak(&self.device).ok().map(|peak| peak.used_bytes);
+            return super::gpu::device::peak_bytes(&self.device).ok();
         }
         None
     }
@@ -67,7 +118,7 @@ impl Compute {
     pub fn card_name(&self) -> Option<String> {
         #[cfg(feature = "cuda")]
         if self.device.is_cuda() {
-            return super::gpu::device::card(&self.device).ok().map(|card| card.name);
+            return super::gpu::device::name(&self.device).ok();
         }
         None
     }
@@ -121,15 +172,23 @@ fn dtype(kind: Dtype) -> DType {
     }
 }
 
-/// The card, opened once for the process.
+/// The card, opened once for the process, and the thread that drives it. Callers that have no one thread, as the tests of
+/// libtest (each has a thread of its own, also with `--test-threads=1`), need one that works for them all.
 #[cfg(feature = "cuda")]
 fn open_card() -> Result<Device> {
-    static CARD: std::sync::Mutex<Option<Device>> = std::sync::Mutex::new(None);
-    let mut card = CARD.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    if let Some(device) = &*card {
-        return Ok(device.clone());
-    }
-    Ok(card.insert(super::gpu::device::open(0)?).clone())
+    use std::sync::{Mutex, PoisonError};
+    use std::thread::{ThreadId, current};
+    static CARD: Mutex<Option<(ThreadId, Device)>> = Mutex::new(None);
+    let mut card = CARD.lock().unwrap_or_else(PoisonError::into_inner);
+    let (driver, device) = match &mut *card {
+        Some(card) => card,
+        none => none.insert((current().id(), super::gpu::device::open(0)?)),
+    };
+    anyhow::ensure!(
+        *driver == current().id(),
+        "the CUDA card is driven by another thread of this process ({driver:?}); open and use it from that one"
+    );
+    Ok(device.clone())
 }
 
 #[cfg(not(feature = "cuda"))]
@@ -155,7 +214,7 @@ thread_local! {
     static EMULATED: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
 }
 
-/// Restores what was before [`Compute::enter`].
+/// Restores what was before [`Compute::run`].
 pub(crate) struct Emulation {
     #[cfg(feature = "cuda-emulation")]
     before: bool,

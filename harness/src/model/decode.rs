@@ -18,9 +18,6 @@ use crate::types::StopReason;
 use anyhow::{Context, Result, ensure};
 use candle_core::Tensor;
 
-/// Rows computed in one pass: bounds the memory of activations.
-const PASS_ROWS: usize = 16_384;
-
 /// A sampled completion.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Completion {
@@ -286,18 +283,24 @@ impl<'a> Engine<'a> {
     /// Computes prompts into their pages, as many in one pass as its rows allow.
     fn prefill(&mut self, groups: &[usize], client: &mut dyn DecodeClient) -> Result<()> {
         self.fetch_prompts(groups, client)?;
+        let limit = self.pass_rows();
         let mut rest = groups;
         while !rest.is_empty() {
             let mut rows = 0;
             let fits = rest.iter().take_while(|&&group| {
                 rows += self.groups[group].tokens;
-                rows <= PASS_ROWS
+                rows <= limit
             });
             let (pass, later) = rest.split_at(fits.count().max(1));
             self.prefill_pass(pass)?;
             rest = later;
         }
         Ok(())
+    }
+
+    /// Rows computed in one pass: bounds the memory of activations.
+    fn pass_rows(&self) -> usize {
+        self.model.params.compute().row_limits().sampling
     }
 
     /// Asks for the prompts that are not there yet.
@@ -384,7 +387,7 @@ impl<'a> Engine<'a> {
             .flat_map(|(at, sequence)| (sequence.stored..sequence.tokens).map(move |token| (at, token)))
             .collect();
         let mut parts = vec![];
-        for rows in pending.chunks(PASS_ROWS) {
+        for rows in pending.chunks(self.pass_rows()) {
             let pass = self.pass(rows);
             let x = self.advance_pass(&pass)?;
             if pass.newest.len() == rows.len() {

@@ -3,7 +3,7 @@
 use super::attention::{lane_max, lane_sum};
 use super::kernels::{exp, fill_zipped, tensor, view};
 use super::matmul::{Strips, transposed_product};
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use candle_core::Tensor;
 use rayon::prelude::*;
 
@@ -50,6 +50,18 @@ impl Normaliser {
         let log = libm::logf(sum);
         Self { log: max + log, entropy: log - mean / sum }
     }
+}
+
+/// Refuses rows of logits that are not finite, told by their entropies (or divergences), which then are not finite either.
+///
+/// # Errors
+/// If a value is not finite.
+pub(crate) fn check_finite(of_rows: &[f32]) -> Result<()> {
+    ensure!(
+        of_rows.iter().all(|x| x.is_finite()),
+        "the model's logits are not finite: the run has diverged (lower the learning rate), or the weights are damaged"
+    );
+    Ok(())
 }
 
 /// Entropy in nats of a row of log-probabilities (V), summed in a fixed order.
@@ -137,7 +149,8 @@ pub(crate) fn score(hidden: &Tensor, w: &Tensor, targets: &[u32]) -> Result<Toke
         let normaliser = Normaliser::of(logits);
         (logits[targets[i] as usize] - normaliser.log, normaliser.entropy)
     })?;
-    let (logp, entropy) = rows.into_iter().unzip();
+    let (logp, entropy): (_, Vec<f32>) = rows.into_iter().unzip();
+    check_finite(&entropy)?;
     Ok(TokenScores { logp, entropy })
 }
 

@@ -32,7 +32,7 @@ mod sampler;
 mod schedule;
 mod vision;
 
-pub use compute::Compute;
+pub use compute::{Compute, NoCard, RowLimits};
 pub use decode::{Completion, DecodeClient, DecodeGroup, DecodeRules, DecodeStats};
 pub use head::entropy;
 pub use network::{Forward, Model, Prompt, Scores, Tree};

@@ -5,7 +5,7 @@ use super::compute::Compute;
 use super::config::VlConfig;
 use super::head::TokenScores;
 use super::layer::{Kept, Layer, LayerSpec, Norm};
-use super::ops::{self, Blocks, Rotary, gather_rows, put_rows, scatter_rows};
+use super::ops::{self, Blocks, Head, Rotary, gather_rows, put_rows, scatter_rows};
 use super::params::{Grads, Id, Params, Source};
 use super::positions::{prompt_positions, text_rotary};
 use super::vision::{VisionSaved, VisionTower};
@@ -158,9 +158,10 @@ impl Model {
         self.params.compute().run(work)
     }
 
-    /// The output head (V, D).
-    pub(crate) fn head(&self) -> &Tensor {
-        self.params.get(self.head.unwrap_or(self.embedding))
+    /// The output head.
+    pub(crate) fn head(&self) -> Head<'_> {
+        let weight = self.params.get(self.head.unwrap_or(self.embedding));
+        Head { weight, rows: self.params.compute().row_limits().logits }
     }
 
     pub(crate) fn pack(&self, trees: &[Tree<'_>]) -> Result<Packed> {

@@ -146,19 +146,29 @@ pub(crate) fn adamw(x: &Tensor, gradient: &Tensor, state: &State, rule: &Rule) -
     on_device!(x, adamw(x, gradient, state, rule))
 }
 
+/// The output head.
+#[derive(Clone, Copy)]
+pub(crate) struct Head<'a> {
+    /// (V, D)
+    pub weight: &'a Tensor,
+    /// Rows whose logits exist at a time on a card.
+    #[cfg_attr(not(feature = "gpu"), expect(dead_code, reason = "the processor has limits of its own"))]
+    pub rows: usize,
+}
+
 /// See [`head::score`].
-pub(crate) fn score(hidden: &Tensor, w: &Tensor, targets: &[u32]) -> Result<TokenScores> {
+pub(crate) fn score(hidden: &Tensor, w: Head<'_>, targets: &[u32]) -> Result<TokenScores> {
     #[cfg(feature = "gpu")]
     if on_card(hidden) {
         return gpu::head::score(hidden, w, targets);
     }
-    head::score(hidden, w, targets)
+    head::score(hidden, w.weight, targets)
 }
 
-/// Backward of [`score`]: dlogp (M); adds the gradient of the head `id` (V, D) and returns that of hidden (M, D).
+/// Backward of [`score`]: dlogp (M); adds the gradient of the head `id` and returns that of hidden (M, D).
 pub(crate) fn score_backward(
     hidden: &Tensor,
-    (id, w): (Id, &Tensor),
+    (id, w): (Id, Head<'_>),
     targets: &[u32],
     dlogp: &[f32],
     grads: &mut Grads,
@@ -167,7 +177,7 @@ pub(crate) fn score_backward(
     if on_card(hidden) {
         return gpu::head::score_backward(hidden, (id, w), targets, dlogp, grads);
     }
-    let (dhidden, dw) = head::score_backward(hidden, w, targets, dlogp)?;
+    let (dhidden, dw) = head::score_backward(hidden, w.weight, targets, dlogp)?;
     grads.add(id, &dw)?;
     Ok(dhidden)
 }
@@ -175,7 +185,7 @@ pub(crate) fn score_backward(
 /// See [`sampler::draw`].
 pub(crate) fn draw(
     hidden: &Tensor,
-    w: &Tensor,
+    w: Head<'_>,
     uniforms: &[f64],
     sampling: &Sampling,
     forbidden: &[u32],
@@ -184,46 +194,46 @@ pub(crate) fn draw(
     if on_card(hidden) {
         return gpu::head::draw(hidden, w, uniforms, sampling, forbidden);
     }
-    sampler::draw(hidden, w, uniforms, sampling, forbidden)
+    sampler::draw(hidden, w.weight, uniforms, sampling, forbidden)
 }
 
 /// See [`head::map_rows`].
 pub(crate) fn map_rows<T: Send>(
     hidden: &Tensor,
-    w: &Tensor,
+    w: Head<'_>,
     f: impl Fn(usize, &mut [f32]) -> T + Sync,
 ) -> Result<Vec<T>> {
     #[cfg(feature = "gpu")]
     if on_card(hidden) {
         let mut found = vec![];
-        let vocab = w.dim(0)?;
+        let vocab = w.weight.dim(0)?;
         gpu::head::for_rows(&[hidden], w, |rows, copies| {
             let rows = copies[0].chunks_exact_mut(vocab).zip(rows);
             found.extend(rows.map(|(row, i)| f(i, row)));
         })?;
         return Ok(found);
     }
-    head::map_rows(hidden, w, f)
+    head::map_rows(hidden, w.weight, f)
 }
 
 /// See [`head::map_row_pairs`].
 pub(crate) fn map_row_pairs<T: Send>(
     left: &Tensor,
     right: &Tensor,
-    w: &Tensor,
+    w: Head<'_>,
     f: impl Fn(usize, &[f32], &[f32]) -> T + Sync,
 ) -> Result<Vec<T>> {
     #[cfg(feature = "gpu")]
     if on_card(left) {
         let mut found = vec![];
-        let vocab = w.dim(0)?;
+        let vocab = w.weight.dim(0)?;
         gpu::head::for_rows(&[left, right], w, |rows, copies| {
             let pairs = copies[0].chunks_exact(vocab).zip(copies[1].chunks_exact(vocab));
             found.extend(pairs.zip(rows).map(|((left, right), i)| f(i, left, right)));
         })?;
         return Ok(found);
     }
-    head::map_row_pairs(left, right, w, f)
+    head::map_row_pairs(left, right, w.weight, f)
 }
 
 /// Of each row of two hidden (M, D): log-probability of the target under the second, KL divergence of the second from
@@ -231,7 +241,7 @@ pub(crate) fn map_row_pairs<T: Send>(
 pub(crate) fn divergences(
     clean: &Tensor,
     corrupted: &Tensor,
-    w: &Tensor,
+    w: Head<'_>,
     targets: &[u32],
 ) -> Result<Vec<[f64; 3]>> {
     #[cfg(feature = "gpu")]
@@ -239,9 +249,12 @@ pub(crate) fn divergences(
         let found = gpu::head::divergences(clean, corrupted, w, targets)?;
         return Ok(found.into_iter().map(|row| row.map(f64::from)).collect());
     }
-    head::map_row_pairs(clean, corrupted, w, |i, p, q| {
-        [f64::from(q[targets[i] as usize]), full_kl(p, q), jensen_shannon(p, q)]
-    })
+    let found = head::map_row_pairs(clean, corrupted, w.weight, |i, p, q| {
+        let sum: f32 = p.iter().chain(q).sum();
+        (sum, [f64::from(q[targets[i] as usize]), full_kl(p, q), jensen_shannon(p, q)])
+    })?;
+    let check = |(sum, row)| head::check_finite(&[sum]).map(|()| row);
+    found.into_iter().map(check).collect()
 }
 
 /// Rotary angles of a packed batch, where its tensors are.
@@ -295,7 +308,7 @@ pub(crate) struct Blocks {
 #[derive(Clone, Debug)]
 enum CardBlocks {
     Own(Tensor),
-    #[cfg(any(feature = "flash-attn", feature = "cuda-emulation"))]
+    #[cfg(feature = "merged-attention")]
     Flash(gpu::flash_tree::FlashTree),
 }
 
@@ -311,7 +324,7 @@ pub(crate) enum Normalisers {
 #[cfg(feature = "gpu")]
 impl CardBlocks {
     fn new(list: &[Block], like: &Tensor, compute: &Compute) -> Result<Self> {
-        #[cfg(any(feature = "flash-attn", feature = "cuda-emulation"))]
+        #[cfg(feature = "merged-attention")]
         if compute.settings().attention == crate::settings::Attention::Flash {
             return Ok(Self::Flash(gpu::flash_tree::FlashTree::new(list, like)?));
         }
@@ -350,7 +363,7 @@ impl Blocks {
         if let Some(card) = &self.card {
             let (out, lse) = match card {
                 CardBlocks::Own(rows) => gpu::attention::attention(q, k, v, rows, self.causal(), heads)?,
-                #[cfg(any(feature = "flash-attn", feature = "cuda-emulation"))]
+                #[cfg(feature = "merged-attention")]
                 CardBlocks::Flash(tree) => tree.attention(q, k, v, heads)?,
             };
             return Ok((out, Normalisers::Card(lse)));
@@ -374,7 +387,7 @@ impl Blocks {
                     let saved = gpu::attention::Saved { q, k, v, out, lse };
                     gpu::attention::attention_backward(&saved, rows, self.causal(), heads, dout)
                 }
-                #[cfg(any(feature = "flash-attn", feature = "cuda-emulation"))]
+                #[cfg(feature = "merged-attention")]
                 Some(CardBlocks::Flash(tree)) => tree.attention_backward([q, k, v, out], lse, heads, dout),
                 None => anyhow::bail!("attention changed its device between forward and backward"),
             },

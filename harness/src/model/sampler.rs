@@ -1,7 +1,7 @@
 //! One token from a row of logits.
 
 use super::attention::lane_max;
-use super::head::{Normaliser, map_logits};
+use super::head::{Normaliser, check_finite, map_logits};
 use super::kernels::exp;
 use crate::settings::Sampling;
 use anyhow::Result;
@@ -9,6 +9,9 @@ use candle_core::Tensor;
 
 /// Draws one token per row of normed hidden states (B, D) under the head (V, D), by one uniform each: (token,
 /// log-probability, entropy).
+///
+/// # Errors
+/// If logits are not finite.
 pub(crate) fn draw(
     hidden: &Tensor,
     head: &Tensor,
@@ -16,11 +19,13 @@ pub(crate) fn draw(
     sampling: &Sampling,
     forbidden: &[u32],
 ) -> Result<Vec<(u32, f32, f32)>> {
-    map_logits(hidden, head, |i, logits| {
+    let drawn = map_logits(hidden, head, |i, logits| {
         let normaliser = Normaliser::of(logits);
         let token = sample(logits, uniforms[i], sampling, forbidden);
         (token, logits[token as usize] - normaliser.log, normaliser.entropy)
-    })
+    })?;
+    drawn.iter().try_for_each(|&(_, _, entropy)| check_finite(&[entropy]))?;
+    Ok(drawn)
 }
 
 /// Draws a token by inverse transform over the kept tokens in the order of ids: temperature, then top-k, then top-p,
@@ -146,6 +151,19 @@ mod tests {
         ] {
             for (got, want) in shares(&sampling).iter().zip(expected(kept, temperature)) {
                 assert!((got - want).abs() < 2e-4, "{sampling:?}: {got} {want}");
+            }
+        }
+    }
+
+    #[test]
+    fn logits_that_are_not_finite_are_an_error() {
+        for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let tensor =
+                |values, rows| Tensor::from_vec(values, (rows, 1), &candle_core::Device::Cpu).unwrap();
+            let (hidden, head) = (tensor(vec![1.0f32], 1), tensor(vec![0.5, value, 0.1, 0.2], 4));
+            for sampling in [settings(1.0, 1.0, 0), settings(0.0, 1.0, 0), settings(1.0, 0.9, 2)] {
+                let error = draw(&hidden, &head, &[0.5], &sampling, &[]).unwrap_err().to_string();
+                assert!(error.contains("not finite"), "{error}");
             }
         }
     }

@@ -66,6 +66,17 @@ inline unsigned __float_as_uint(float x) {
     return bits;
 }
 
+inline float __uint_as_float(unsigned bits) {
+    float x;
+    std::memcpy(&x, &bits, 4);
+    return x;
+}
+
+struct int2 {
+    int x, y;
+};
+inline int2 make_int2(int x, int y) { return {x, y}; }
+
 struct __nv_bfloat16 {
     uint16_t bits;
 };
@@ -86,4 +97,5 @@ inline __nv_bfloat16 __float2bfloat16(float x) {
 
 using std::isinf;
 inline int min(int a, int b) { return a < b ? a : b; }
+inline int max(int a, int b) { return a > b ? a : b; }
 inline unsigned min(unsigned a, unsigned b) { return a < b ? a : b; }

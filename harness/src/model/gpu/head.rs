@@ -3,8 +3,8 @@
 
 use super::gemm::{Factor, product};
 use super::ops::{compare_rows, logits, sample_rows, score_rows, score_rows_backward};
-use crate::model::head::{TokenScores, log_softmax};
-use crate::model::ops::values;
+use crate::model::head::{TokenScores, check_finite, log_softmax};
+use crate::model::ops::{Head, values};
 use crate::model::params::{Grads, Id};
 use crate::settings::Sampling;
 use anyhow::Result;
@@ -12,11 +12,10 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Rows whose logits exist at a time.
-pub(crate) const CHUNK: usize = 1024;
-
-fn chunks(rows: usize) -> impl Iterator<Item = Range<usize>> {
-    (0..rows).step_by(CHUNK).map(move |start| start..(start + CHUNK).min(rows))
+/// The rows of `hidden` in runs of which the logits exist at a time.
+fn chunks(hidden: &Tensor, head: Head<'_>) -> Result<impl Iterator<Item = Range<usize>>> {
+    let (rows, size) = (hidden.dim(0)?, head.rows);
+    Ok((0..rows).step_by(size).map(move |start| start..(start + size).min(rows)))
 }
 
 fn part(x: &Tensor, rows: &Range<usize>) -> Result<Tensor> {
@@ -24,27 +23,29 @@ fn part(x: &Tensor, rows: &Range<usize>) -> Result<Tensor> {
 }
 
 /// See [`head::score`](crate::model::head::score).
-pub(crate) fn score(hidden: &Tensor, w: &Tensor, targets: &[u32]) -> Result<TokenScores> {
+pub(crate) fn score(hidden: &Tensor, head: Head<'_>, targets: &[u32]) -> Result<TokenScores> {
     let mut scores = TokenScores::default();
-    for rows in chunks(hidden.dim(0)?) {
-        let logits = logits(&part(hidden, &rows)?, w)?;
+    for rows in chunks(hidden, head)? {
+        let logits = logits(&part(hidden, &rows)?, head.weight)?;
         let (logp, entropy) = score_rows(&logits, &targets[rows], hidden.dtype())?;
         scores.logp.extend(values(&logp)?);
         scores.entropy.extend(values(&entropy)?);
     }
+    check_finite(&scores.entropy)?;
     Ok(scores)
 }
 
 /// Backward of [`score`]: adds the gradient of the head `id` and returns that of hidden.
 pub(crate) fn score_backward(
     hidden: &Tensor,
-    (id, w): (Id, &Tensor),
+    (id, head): (Id, Head<'_>),
     targets: &[u32],
     dlogp: &[f32],
     grads: &mut Grads,
 ) -> Result<Tensor> {
+    let w = head.weight;
     let mut parts = vec![];
-    for rows in chunks(hidden.dim(0)?) {
+    for rows in chunks(hidden, head)? {
         let h = part(hidden, &rows)?;
         let dlogits = score_rows_backward(&logits(&h, w)?, &targets[rows.clone()], &dlogp[rows], h.dtype())?;
         grads.add_product(id, &dlogits, &h)?;
@@ -57,16 +58,17 @@ pub(crate) fn score_backward(
 /// logits.
 pub(crate) fn draw(
     hidden: &Tensor,
-    w: &Tensor,
+    head: Head<'_>,
     uniforms: &[f64],
     sampling: &Sampling,
     forbidden: &[u32],
 ) -> Result<Vec<(u32, f32, f32)>> {
     let mut drawn = Vec::with_capacity(uniforms.len());
-    for rows in chunks(hidden.dim(0)?) {
-        let logits = logits(&part(hidden, &rows)?, w)?;
+    for rows in chunks(hidden, head)? {
+        let logits = logits(&part(hidden, &rows)?, head.weight)?;
         let (tokens, logp, entropy) =
             sample_rows(&logits, &uniforms[rows], sampling, forbidden, hidden.dtype())?;
+        check_finite(&entropy)?;
         drawn.extend(tokens.into_iter().zip(logp).zip(entropy).map(|((token, logp), h)| (token, logp, h)));
     }
     Ok(drawn)
@@ -76,10 +78,11 @@ pub(crate) fn draw(
 /// `hidden`, the rows (chunk, V).
 pub(crate) fn for_rows(
     hidden: &[&Tensor],
-    w: &Tensor,
+    head: Head<'_>,
     mut f: impl FnMut(Range<usize>, &mut [Vec<f32>]),
 ) -> Result<()> {
-    for rows in chunks(hidden[0].dim(0)?) {
+    let w = head.weight;
+    for rows in chunks(hidden[0], head)? {
         let mut copies = hidden
             .iter()
             .map(|hidden| {
@@ -97,13 +100,15 @@ pub(crate) fn for_rows(
 pub(crate) fn divergences(
     clean: &Tensor,
     corrupted: &Tensor,
-    w: &Tensor,
+    head: Head<'_>,
     targets: &[u32],
 ) -> Result<Vec<[f32; 3]>> {
+    let w = head.weight;
     let mut found = Vec::with_capacity(targets.len());
-    for rows in chunks(clean.dim(0)?) {
+    for rows in chunks(clean, head)? {
         let (p, q) = (logits(&part(clean, &rows)?, w)?, logits(&part(corrupted, &rows)?, w)?);
         let [logq, kl, js] = compare_rows(&p, &q, &targets[rows], clean.dtype())?;
+        check_finite(&kl)?;
         found.extend(logq.into_iter().zip(kl).zip(js).map(|((logq, kl), js)| [logq, kl, js]));
     }
     Ok(found)

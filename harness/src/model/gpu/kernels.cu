@@ -538,7 +538,7 @@ KERNEL compare_rows(const float *clean, const float *corrupted, const unsigned *
     mixed = block_sum(mixed, scratch);
     if (threadIdx.x == 0) {
         logq[row] = corrupted[targets[row]] - nq;
-        kl[row] = fmaxf(forward, 0.0f);
+        kl[row] = forward < 0.0f ? 0.0f : forward; // NaN, which tells of logits that are not finite, stays
         js[row] = fminf(fmaxf(mixed, 0.0f), 0.69314718f);
     }
 }
@@ -553,6 +553,11 @@ typedef unsigned long long Mass;
 static __device__ __forceinline__ unsigned order_of(float x) {
     unsigned bits = __float_as_uint(x);
     return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+
+// The float of an order.
+static __device__ __forceinline__ float float_of(unsigned order) {
+    return __uint_as_float(order & 0x80000000u ? order & 0x7fffffffu : ~order);
 }
 
 static __device__ __forceinline__ Mass mass_of(float logit, float best, double inverse_temperature) {
@@ -570,12 +575,14 @@ static __device__ __forceinline__ bool kept(float logit, int id, Cut cut) {
     return order > cut.order || (order == cut.order && id <= cut.last);
 }
 
-struct Nucleus {
+// What the threads of a block share while they search a row.
+struct Search {
     Mass bins[256];
-    Mass total;
     Mass reached;
     unsigned prefix;
-    int border;
+    // Sums over the stretch of ids that each warp has.
+    Mass segments[WIDE / 32];
+    int found;
 };
 
 static __device__ __forceinline__ bool banned(int id, const unsigned *forbidden, int count) {
@@ -584,10 +591,53 @@ static __device__ __forceinline__ bool banned(int id, const unsigned *forbidden,
     return false;
 }
 
+// Ids from .x to .y belong to this warp.
+static __device__ __forceinline__ int2 stretch(int vocab) {
+    int length = (vocab + WIDE / 32 - 1) / (WIDE / 32), first = min(vocab, (int)(threadIdx.x / 32) * length);
+    return make_int2(first, min(vocab, first + length));
+}
+
+// Sum over all ids of measure(id), and the parts of it for `passing`.
+template <typename F> static __device__ Mass sum_ids(int vocab, Search *shared, F measure) {
+    int2 ids = stretch(vocab);
+    Mass mine = 0, total = 0;
+    for (int i = ids.x + threadIdx.x % 32; i < ids.y; i += 32) mine += measure(i);
+    for (int m = 16; m > 0; m >>= 1) mine += __shfl_xor_sync(FULL, mine, m);
+    __syncthreads();
+    if (threadIdx.x % 32 == 0) shared->segments[threadIdx.x / 32] = mine;
+    __syncthreads();
+    for (int w = 0; w < WIDE / 32; w++) total += shared->segments[w];
+    return total;
+}
+
+// The first id at which the sum over ids, in order, is more than `target`; -1 if it never is. After `sum_ids` of the same
+// measure.
+template <typename F> static __device__ int passing(int vocab, Mass target, Search *shared, F measure) {
+    int2 ids = stretch(vocab);
+    int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    if (threadIdx.x == 0) shared->found = -1;
+    __syncthreads();
+    Mass before = 0;
+    for (int w = 0; w < warp; w++) before += shared->segments[w];
+    if (before <= target && target < before + shared->segments[warp]) {
+        for (int base = ids.x; base < ids.y && before <= target; base += 32) {
+            Mass own = base + lane < ids.y ? measure(base + lane) : 0, sum = own;
+            for (int m = 1; m < 32; m <<= 1) {
+                Mass left = __shfl_up_sync(FULL, sum, m);
+                if (lane >= m) sum += left;
+            }
+            if (before + sum - own <= target && target < before + sum) shared->found = base + lane;
+            before += __shfl_sync(FULL, sum, 31);
+        }
+    }
+    __syncthreads();
+    return shared->found;
+}
+
 // The smallest set of best tokens of `cut` whose measure (count, or mass if by_mass) reaches `wanted`, by a radix search
-// over the orders of the logits, eight bits at a time.
+// over the orders of the logits, eight bits at a time. Of equal logits at its border the lowest ids stay.
 static __device__ Cut tighten(const float *logits, int vocab, const unsigned *forbidden, int banned_count, Cut cut,
-                              float best, double inverse, bool by_mass, Mass wanted, Nucleus *shared) {
+                              float best, double inverse, bool by_mass, Mass wanted, Search *shared) {
     if (threadIdx.x == 0) shared->prefix = 0, shared->reached = 0;
     for (int shift = 24; shift >= 0; shift -= 8) {
         for (int b = threadIdx.x; b < 256; b += WIDE) shared->bins[b] = 0;
@@ -607,37 +657,26 @@ static __device__ Cut tighten(const float *logits, int vocab, const unsigned *fo
         }
         __syncthreads();
     }
-    Cut found = {shared->prefix, vocab};
-    // Equal logits at the border: the lowest ids stay, as many as are needed.
-    if (threadIdx.x == 0 && shared->reached + shared->bins[found.order & 255] > wanted) {
-        Mass reached = shared->reached;
-        for (int i = 0; i < vocab; i++) {
-            if (order_of(logits[i]) != found.order || !kept(logits[i], i, cut) || banned(i, forbidden, banned_count)) continue;
-            reached += by_mass ? mass_of(logits[i], best, inverse) : (Mass)1;
-            if (reached >= wanted) {
-                shared->border = i;
-                break;
-            }
-        }
-    } else if (threadIdx.x == 0) {
-        shared->border = vocab;
-    }
-    __syncthreads();
-    found.last = shared->border;
-    if (found.order == cut.order && cut.last < found.last) found.last = cut.last;
-    __syncthreads();
+    Cut found = {shared->prefix, shared->prefix == cut.order ? cut.last : vocab};
+    // All tokens at the border have one measure; the fewest of them that reach what is wanted stay.
+    Mass border = shared->bins[found.order & 255], each = by_mass ? mass_of(float_of(found.order), best, inverse) : 1;
+    Mass missing = wanted - shared->reached;
+    if (each == 0 || border <= each || border - each < missing) return found;
+    auto equal = [&](int i) -> Mass {
+        return order_of(logits[i]) == found.order && kept(logits[i], i, cut) && !banned(i, forbidden, banned_count);
+    };
+    sum_ids(vocab, shared, equal);
+    found.last = passing(vocab, (missing + each - 1) / each - 1, shared, equal);
     return found;
 }
 
 // Draws one token per row of logits (m, vocab) by inverse transform over the kept tokens in the order of ids:
 // temperature, then top-k (0: off), then top-p. Gives the token, its log-probability under the full softmax at
-// temperature 1, and that distribution's entropy.
+// temperature 1, and that distribution's entropy, which is not finite if one of the logits is not.
 KERNEL sample_rows(const float *logits, const double *uniforms, const unsigned *forbidden, int banned_count,
                    unsigned *tokens, float *logp, float *entropy, int vocab, double temperature, int top_k, double top_p) {
     SHARED float scratch[WIDE / 32];
-    SHARED Nucleus shared;
-    SHARED Mass segments[WIDE / 32];
-    SHARED int chosen;
+    SHARED Search shared;
     long long row = blockIdx.x;
     logits += row * vocab;
     float spread, normal = normaliser(logits, vocab, scratch, &spread);
@@ -645,54 +684,23 @@ KERNEL sample_rows(const float *logits, const double *uniforms, const unsigned *
     for (int i = threadIdx.x; i < vocab; i += WIDE)
         if (!banned(i, forbidden, banned_count)) best = fmaxf(best, logits[i]);
     best = block_max(best, scratch);
-    int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     double inverse = temperature == 0.0 ? 0.0 : 1.0 / temperature;
-    Cut cut = {0u, vocab};
-    if (temperature == 0.0) cut.order = order_of(best);
+    Cut cut = {temperature == 0.0 ? order_of(best) : 0u, vocab};
+    auto mass = [&](int i) -> Mass {
+        return kept(logits[i], i, cut) && !banned(i, forbidden, banned_count) ? mass_of(logits[i], best, inverse) : 0;
+    };
     if (temperature != 0.0 && top_k > 0 && top_k < vocab)
         cut = tighten(logits, vocab, forbidden, banned_count, cut, best, inverse, false, (Mass)top_k, &shared);
-    for (int round = 0; round < 2; round++) {
-        // Mass of each warp's stretch of ids, then of all; with top-p first of what top-k left, then of the nucleus.
-        int stretch = (vocab + WIDE / 32 - 1) / (WIDE / 32), first = warp * stretch, end = min(vocab, first + stretch);
-        Mass mine = 0;
-        for (int i = first + lane; i < end; i += 32)
-            if (kept(logits[i], i, cut) && !banned(i, forbidden, banned_count)) mine += mass_of(logits[i], best, inverse);
-        for (int m = 16; m > 0; m >>= 1) mine += __shfl_xor_sync(FULL, mine, m);
-        __syncthreads();
-        if (lane == 0) segments[warp] = mine;
-        if (threadIdx.x == 0) chosen = -1;
-        __syncthreads();
-        Mass total = 0;
-        for (int w = 0; w < WIDE / 32; w++) total += segments[w];
-        bool narrow = round == 0 && temperature != 0.0 && top_p < 1.0;
-        if (narrow) {
-            Mass wanted = (Mass)ceil(top_p * (double)total);
-            cut = tighten(logits, vocab, forbidden, banned_count, cut, best, inverse, true, wanted, &shared);
-            continue;
-        }
-        Mass target = temperature == 0.0 ? 0 : (Mass)(uniforms[row] * (double)total), before = 0;
-        for (int w = 0; w < warp; w++) before += segments[w];
-        if (before <= target && target < before + segments[warp]) {
-            for (int base = first; base < end; base += 32) {
-                int i = base + lane;
-                Mass own = 0;
-                if (i < end && kept(logits[i], i, cut) && !banned(i, forbidden, banned_count))
-                    own = mass_of(logits[i], best, inverse);
-                Mass sum = own;
-                for (int m = 1; m < 32; m <<= 1) {
-                    Mass left = __shfl_up_sync(FULL, sum, m);
-                    if (lane >= m) sum += left;
-                }
-                if (before + sum - own <= target && target < before + sum) chosen = i;
-                before += __shfl_sync(FULL, sum, 31);
-                if (before > target) break;
-            }
-        }
-        break;
+    Mass total = sum_ids(vocab, &shared, mass);
+    if (temperature != 0.0 && top_p < 1.0) {
+        Mass wanted = (Mass)ceil(top_p * (double)total);
+        cut = tighten(logits, vocab, forbidden, banned_count, cut, best, inverse, true, wanted, &shared);
+        total = sum_ids(vocab, &shared, mass);
     }
-    __syncthreads();
+    Mass target = temperature == 0.0 ? 0 : (Mass)(uniforms[row] * (double)total);
+    int token = passing(vocab, target, &shared, mass);
     if (threadIdx.x == 0) {
-        int token = chosen < 0 ? 0 : chosen;
+        token = max(token, 0);
         tokens[row] = (unsigned)token;
         logp[row] = logits[token] - normal;
         entropy[row] = spread;
