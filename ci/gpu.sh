@@ -8,13 +8,15 @@
 #   bench         one training step at 7B with random weights (tests/qwen2_5_vl_7b), bf16, the project's own attention,
 #                 one corrupted picture per group and one per response: a line of JSON each
 #   flash-bench   the same with FlashAttention-2
+#   steps         two whole steps of DAPO, of VPPO and of VPPO with one corrupted picture per group at 7B with random
+#                 weights, FlashAttention-2, pictures and all: their metrics and times (80 GiB of disk, as much of memory)
 # Every part begins anew and replaces what it left on the same day. Every command has a time limit and a log; one that fails
 # ends its part, not the others. PART/commands.txt says what was run and how it ended; the exit code is 1 if anything failed.
 # Needs what README, "CUDA", says; where nvcc is missing it comes from ci/cuda-toolchain.sh. Runs from any directory.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-all_parts=(tests flash-tests reproduce bench flash-bench)
+all_parts=(tests flash-tests reproduce bench flash-bench steps)
 harness=target/debug/harness # the profile of the tests; release gives the same bytes
 
 stop() {
@@ -98,6 +100,46 @@ part_bench() {
 
 part_flash_bench() {
     run library 60 bash ci/flash-attention.sh && build flash-attn && steps_at_7b flash
+}
+
+# A checkpoint directory without weights: the sizes of 7B with the tokenizer of a small fixture, whose ids take the place of
+# the model's, and 32 questions on the fixture's pictures.
+bare_7b() {
+    local from=tests/golden/parity/qwen2_5_vl_nested to=$1 ids=(151643 320 151645 322 151652 323 151653 324 151655 326 151656 327)
+    rm -rf "$to"
+    mkdir -p "$to"
+    cp "$from"/{chat_template.jinja,generation_config.json,processor_config.json,tokenizer.json,tokenizer_config.json} "$to"
+    cp -r "$from/images" "$to"
+    local script="" i
+    for ((i = 0; i < ${#ids[@]}; i += 2)); do script+="s/: ${ids[i]},/: ${ids[i + 1]},/;"; done
+    sed "$script" tests/qwen2_5_vl_7b/config.json >"$to/config.json"
+    for i in {1..32}; do
+        echo "{\"problem\": \"<image>How much is $i + 1?\", \"images\": [\"images/square.png\"], \"answer\": \"$((i + 1))\"}"
+    done >"$to/questions.jsonl"
+}
+
+# Nothing that random weights say is right: the filter of groups must let all pass.
+step_of() {
+    local name=$1 variant=$2 out=runs/gpu/$1
+    shift 2
+    $dry_run || rm -rf "$out"
+    run "$name" 30 "$harness" train --scale 7b --device cuda --model runs/gpu/bare-7b --untrained \
+        --data runs/gpu/bare-7b/questions.jsonl --variant "$variant" --out "$out" --set train.steps=2 \
+        --set train.prompts_per_step=16 --set train.mini_batch_prompts=16 --set train.refill_prompts=16 \
+        --set train.checkpoint_every=1000 --set sampling.max_new_tokens=512 \
+        --set eval.protocol=own --set algorithm.group_filter.low=-1 "$@" || return
+    $dry_run || cat "$out"/runs/7b/train/*/*/metrics.jsonl "$out"/runs/7b/train/*/*/timing.jsonl >"$folder/$name.jsonl"
+    $dry_run || rm -rf "$out"
+}
+
+part_steps() {
+    local failed=0
+    run library 60 bash ci/flash-attention.sh && build flash-attn || return
+    $dry_run || bare_7b runs/gpu/bare-7b
+    step_of dapo dapo || failed=1
+    step_of vppo vppo || failed=1
+    step_of vppo-group vppo --set algorithm.perception.corruption.scope=group || failed=1
+    return "$failed"
 }
 
 # The toolkit, and the capability of the card that is there.
