@@ -63,7 +63,7 @@ impl Compute {
     /// one stream and one handle of cuBLAS, with no events that would order what another thread does.
     ///
     /// # Errors
-    /// If this build or this machine does not have it ([`NoCard`]), or another thread has opened the card.
+    /// If this build does not have it, this machine has no card ([`NoCard`]), or another thread has opened it.
     pub fn open(settings: &ComputeSettings) -> Result<Self> {
         let device = match settings.device {
             Kind::Cpu => Device::Cpu,

@@ -58,7 +58,8 @@ pub fn free_bytes(device: &Device) -> Result<u64> {
 /// top.
 pub fn peak_bytes(device: &Device) -> Result<u64> {
     let mut bytes = 0_u64;
-    let pool = pool(&context(device)?)?;
+    let context = context(device)?;
+    let pool = pool(&context)?;
     // SAFETY: this attribute is a 64-bit integer.
     unsafe {
         let attribute = PoolAttribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH;
