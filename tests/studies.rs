@@ -174,6 +174,24 @@ fn a_shared_run_does_not_depend_on_who_began_it() {
     );
 }
 
+/// Settings of training do not count for a model that is not trained.
+#[test]
+fn the_base_model_is_evaluated_once() {
+    let folder = reference().whole();
+    let shorter = "seeds = [1]\n[settings.train]\nsteps = 2";
+    let path = rewritten(folder.path(), "main", "seeds = [1]", shorter);
+    let own = |variant| study("ablate", folder.path(), &[path.to_str().unwrap(), "--variants", variant]);
+    let said = succeeds(own("base"));
+    assert!(
+        said.stdout.contains("base: Base model; changes in dapo; same run as main/base"),
+        "{}",
+        said.stdout
+    );
+    assert!(said.stderr.contains("smoke/main/base/seed-1: already done"), "{}", said.stderr);
+    succeeds(own("grpo"));
+    assert!(folder.path().join("runs/smoke/mine/grpo/seed-1/done.json").exists());
+}
+
 /// With other settings, arms of a sweep become one run, and the plan says so.
 #[test]
 fn arms_that_settings_make_the_same_are_one_cell() {

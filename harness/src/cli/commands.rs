@@ -29,8 +29,7 @@ fn plan(study: &str, args: &StudyArgs) -> Result<Plan> {
     let seeds = if args.seeds.is_empty() { study.seeds.clone() } else { args.seeds.clone() };
     let mut overrides = device_settings(args.device.as_deref())?;
     overrides.extend(settings(args.protocol, &args.overrides)?);
-    let mut homes = Homes::new(&scale, &overrides)?;
-    homes.add(&scale, &study, &overrides)?;
+    let homes = Homes::new(&scale, &study, &overrides)?;
     let (out, sources) = (args.out.clone(), args.sources.sources()?);
     Ok(Plan { scale, study, variants, seeds, overrides, homes, out, sources })
 }

@@ -196,11 +196,13 @@ impl<A: Presets> RunConfig<A> {
         Ok(content_hash(&self.to_value()?))
     }
 
-    /// BLAKE3 of the settings alone, without the run's address: runs of one scale and seed that agree in it are the same.
+    /// BLAKE3 of what counts, without the run's address: runs of one scale and seed that agree in it are the same. For a
+    /// model that is not trained, the settings of training do not count.
     pub fn settings_hash(&self) -> Result<String> {
+        let idle: &[&str] = if self.algorithm.is_some() { &[] } else { &["train", "sampling", "optimizer"] };
         let mut value = self.to_value()?;
         if let Some(map) = value.as_object_mut() {
-            IDENTITY.iter().for_each(|key| drop(map.remove(*key)));
+            IDENTITY.iter().chain(idle).for_each(|key| drop(map.remove(*key)));
         }
         Ok(content_hash(&value))
     }
