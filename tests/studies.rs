@@ -202,6 +202,12 @@ fn arms_that_settings_make_the_same_are_one_cell() {
     let same = plan("algorithm.entropy_penalty.coef=0.06");
     assert!(same.contains("Cells (1)") && same.contains("smoke/main/dapo/seed-1"), "{same}");
     assert!(same.contains("0.02: DAPO, 0.02; changes nothing in 0.06 with these settings"), "{same}");
+
+    // The table has a row for DAPO too, which has no such part. Told before anything runs.
+    let fraction = ["--variants", "vppo", "--set", "algorithm.perception.token_filter.fraction=0.2"];
+    let named = ["variant `grpo` of study `main`", "algorithm.perception.token_filter.guide"];
+    refused(study("reproduce", out.path(), &fraction), &named);
+    assert_eq!(fs::read_dir(out.path()).unwrap().count(), 0, "something was run or written");
 }
 
 #[test]

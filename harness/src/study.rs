@@ -89,6 +89,21 @@ impl Plan {
         Ok(configs)
     }
 
+    /// Fails where an arm, asked for or not, does not fit the settings: the table has a row for each.
+    pub fn check(&self) -> Result<()> {
+        for variant in &self.study.variants {
+            RunConfig::resolve(&self.scale, &self.study, &variant.name, 1, &self.overrides).with_context(
+                || {
+                    format!(
+                        "variant `{}` of study `{}`, which its table shows",
+                        variant.name, self.study.name
+                    )
+                },
+            )?;
+        }
+        Ok(())
+    }
+
     /// The name of the arm whose cells are those of `variant`, as `study/variant`, if it is another.
     fn shared_with(&self, variant: &str) -> Result<Option<String>> {
         let config = self.config(variant, self.seeds.first().copied().unwrap_or_default())?;

@@ -31,7 +31,9 @@ fn plan(study: &str, args: &StudyArgs) -> Result<Plan> {
     overrides.extend(settings(args.protocol, &args.overrides)?);
     let homes = Homes::new(&scale, &study, &overrides)?;
     let (out, sources) = (args.out.clone(), args.sources.sources()?);
-    Ok(Plan { scale, study, variants, seeds, overrides, homes, out, sources })
+    let plan = Plan { scale, study, variants, seeds, overrides, homes, out, sources };
+    plan.check()?;
+    Ok(plan)
 }
 
 /// What a device asks for: the processor computes in f32; a card in whatever the scale states.
