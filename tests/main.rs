@@ -33,6 +33,8 @@ mod run;
 #[cfg(feature = "candle")]
 mod score;
 mod store;
+#[cfg(feature = "candle")]
+mod studies;
 mod tiny_world;
 #[cfg(feature = "candle")]
 mod train;

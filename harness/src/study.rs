@@ -1,19 +1,24 @@
 //! Runs studies: settings become cells, cells are trained and evaluated, tables are made from what they stored.
 //!
 //! A cell is one arm with one seed. A finished cell is skipped; an interrupted one goes on from its newest checkpoint.
+//! Arms with the same settings share a cell, also those of different studies.
 //! Tables are made from the stored lines alone, by the same function whether a run has just ended or
 //! `harness report` asks.
 
+mod arms;
 mod base;
 mod budget;
 mod forecast;
+mod homes;
 mod inputs;
 mod questions;
 mod rescore;
 
+pub use arms::{arms, list, list_arms};
 pub use base::{base_policy, evaluated};
 pub use budget::{Machine, available, outlook, refuse_large_weights, refuse_what_cannot_fit};
 pub use forecast::{by_repository, downloads, downloads_in_words, forecast};
+pub use homes::Homes;
 pub use inputs::{DataRecord, Inputs, fingerprint};
 pub use questions::{
     Benchmarks, Questions, Sources, benchmarks, checkpoint_files, item_limit, named_benchmarks,
@@ -57,6 +62,8 @@ pub struct Plan {
     pub seeds: Vec<u64>,
     /// `--set` arguments.
     pub overrides: Vec<Setting>,
+    /// Where cells are kept at this scale and with these overrides.
+    pub homes: Homes,
     /// Folder that holds `runs/` and `results/`.
     pub out: PathBuf,
     /// Where files of the hub come from.
@@ -64,20 +71,46 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The settings of one cell.
+    /// The settings of an arm's cell, which may be kept under the name of another arm.
     pub fn config(&self, variant: &str, seed: u64) -> Result<RunConfig> {
-        RunConfig::resolve(&self.scale, &self.study, variant, seed, &self.overrides)
+        let config = RunConfig::resolve(&self.scale, &self.study, variant, seed, &self.overrides)?;
+        self.homes.settle(config)
     }
 
-    /// The settings of all cells: seed by seed, the arms in the study's order. Nothing runs if one is wrong.
+    /// The settings of all cells, each once: seed by seed, the arms in the study's order. Nothing runs if one is wrong.
     pub fn configs(&self) -> Result<Vec<RunConfig>> {
-        let mut configs = vec![];
+        let mut configs: Vec<RunConfig> = vec![];
         for &seed in &self.seeds {
             for variant in &self.variants {
-                configs.push(self.config(variant, seed)?);
+                let config = self.config(variant, seed)?;
+                if !configs.contains(&config) {
+                    configs.push(config);
+                }
             }
         }
         Ok(configs)
+    }
+
+    /// Fails where an arm, asked for or not, does not fit the settings: the table has a row for each.
+    pub fn check(&self) -> Result<()> {
+        for variant in &self.study.variants {
+            RunConfig::resolve(&self.scale, &self.study, &variant.name, 1, &self.overrides).with_context(
+                || {
+                    format!(
+                        "variant `{}` of study `{}`, which its table shows",
+                        variant.name, self.study.name
+                    )
+                },
+            )?;
+        }
+        Ok(())
+    }
+
+    /// The name of the arm whose cells are those of `variant`, as `study/variant`, if it is another.
+    fn shared_with(&self, variant: &str) -> Result<Option<String>> {
+        let config = self.config(variant, self.seeds.first().copied().unwrap_or_default())?;
+        let own = config.study == self.study.name && config.variant == variant;
+        Ok((!own).then(|| format!("{}/{}", config.study, config.variant)))
     }
 
     /// The model size whose published rows stand beside this scale's: `32B` or `7B`.
@@ -135,9 +168,10 @@ fn table(plan: &Plan) -> Result<(Table, Vec<Arm>)> {
             label: variant.label.clone(),
             state: arm_state(plan, &store, variant)?,
         });
+        let shared = plan.shared_with(&variant.name)?.map_or(String::new(), |arm| format!(" ({arm})"));
         for &seed in &plan.seeds {
             let config = plan.config(&variant.name, seed)?;
-            hashes.push(format!("{} seed {seed}: {}", variant.name, &config.hash()?[..16]));
+            hashes.push(format!("{}{shared} seed {seed}: {}", variant.name, &config.hash()?[..16]));
             ensure!(
                 *protocol.get_or_insert_with(|| config.eval.clone()) == config.eval,
                 "variant {:?} has other settings of [eval] than the others: they cannot stand in one table",

@@ -107,7 +107,12 @@ fn layers_win_in_order() {
     let other_base = resolve(STUDY, "plain", &["world.seed=2"]).unwrap();
     assert_ne!(config.base_hash().unwrap(), other_base.base_hash().unwrap());
     assert_eq!(RunConfig::<Rule>::from_stored(&config.to_value().unwrap()).unwrap(), config);
+    let at_scales = "train.group_size = 4\nat.tiny.train.group_size = 5\nat.7b.train.group_size = 6";
+    let here = resolve(&STUDY.replace("train.group_size = 4", at_scales), "plain", &[]).unwrap();
+    assert_eq!((here.train.steps, here.train.group_size), (5, 5));
     let other_seed = RunConfig { seed: 9, ..config.clone() };
+    assert_eq!(other_seed.settings_hash().unwrap(), config.settings_hash().unwrap());
+    assert_ne!(here.settings_hash().unwrap(), config.settings_hash().unwrap());
     assert_eq!(other_seed.changes(&config).unwrap(), []);
     assert_ne!(other_seed.hash().unwrap(), config.hash().unwrap());
 }
@@ -250,6 +255,10 @@ fn studies_that_contradict_themselves_are_refused() {
         ("name = \"plain\"", "name = \"full\"", "same name"),
         ("train = false", "", "`preset` or `train = false`"),
         ("preset = \"plain\"", "preset = \"plain\"\ntrain = false", "and not both"),
+        ("preset = \"plain\"", "preset = \"plain\"\nof = \"ful\"", "did you mean `full`"),
+        ("preset = \"plain\"", "preset = \"plain\"\nof = \"plain\"", "`of` itself"),
+        ("preset = \"full\"", "preset = \"full\"\nof = \"plain\"", "is the base"),
+        ("preset = \"full\"", "preset = \"full\"\nchanges = [\"clip\"]", "it has none"),
     ] {
         let (_dir, path) = written(&STUDY.replacen(from, to, 1));
         refused(load_study(&path), &["mine.toml", named]);

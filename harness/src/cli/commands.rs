@@ -1,13 +1,14 @@
-//! Studies and grading: `reproduce`, `report`, `grade`.
+//! Studies and grading: `reproduce`, `ablate`, `list`, `report`, `grade`.
 
 use super::display::Display;
-use super::{GradeArgs, ReproduceArgs, StudyArgs};
+use super::{GradeArgs, ListArgs, ReportArgs, RunArgs, StudyArgs};
+use crate::algo::Algorithm;
 use crate::bench::jsonl::{each_line, without_line};
-use crate::config::{Scale, Setting, Study};
+use crate::config::{Scale, Setting, Study, check_changes};
 use crate::grade::{Graded, grade_extracted, grade_response};
 use crate::settings::Protocol;
 use crate::store::write_file;
-use crate::study::{self, Plan};
+use crate::study::{self, Homes, Plan};
 use crate::types::{Outcome, StopReason};
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
@@ -16,8 +17,9 @@ use std::path::Path;
 /// Columns of the terminal's tables.
 pub(super) const COLUMNS: usize = 120;
 
-fn plan(args: &StudyArgs) -> Result<Plan> {
-    let (scale, study) = (Scale::load(&args.scale)?, Study::load(&args.study)?);
+fn plan(study: &str, args: &StudyArgs) -> Result<Plan> {
+    let (scale, study) = (Scale::load(&args.scale)?, Study::load(study)?);
+    check_changes::<Algorithm>(&scale, &study)?;
     for name in &args.variants {
         study.variant(name)?;
     }
@@ -27,8 +29,11 @@ fn plan(args: &StudyArgs) -> Result<Plan> {
     let seeds = if args.seeds.is_empty() { study.seeds.clone() } else { args.seeds.clone() };
     let mut overrides = device_settings(args.device.as_deref())?;
     overrides.extend(settings(args.protocol, &args.overrides)?);
+    let homes = Homes::new(&scale, &study, &overrides)?;
     let (out, sources) = (args.out.clone(), args.sources.sources()?);
-    Ok(Plan { scale, study, variants, seeds, overrides, out, sources })
+    let plan = Plan { scale, study, variants, seeds, overrides, homes, out, sources };
+    plan.check()?;
+    Ok(plan)
 }
 
 /// What a device asks for: the processor computes in f32; a card in whatever the scale states.
@@ -53,11 +58,15 @@ pub(super) fn settings(protocol: Option<Protocol>, overrides: &[String]) -> Resu
     protocol.chain(overrides.iter().map(String::as_str)).map(str::parse).collect()
 }
 
-pub(super) fn reproduce(args: &ReproduceArgs) -> Result<()> {
-    let plan = plan(&args.study)?;
+/// `reproduce` and `ablate`.
+pub(super) fn run(study: &str, args: &RunArgs) -> Result<()> {
+    let plan = plan(study, &args.study)?;
     if args.dry_run {
         print!("{}", study::forecast(&plan)?);
         return Ok(());
+    }
+    for line in study::arms(&plan)? {
+        println!("{line}");
     }
     let display = Display::new()?;
     let mut shown = false;
@@ -73,8 +82,22 @@ pub(super) fn reproduce(args: &ReproduceArgs) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn report(args: &StudyArgs) -> Result<()> {
-    let plan = plan(args)?;
+/// One study, or all of the repository.
+pub(super) fn list(args: &ListArgs) -> Result<()> {
+    let named = args.name.as_deref().map(|name| plan(name, &args.study)).transpose()?;
+    let text = match named {
+        Some(plan) => study::list_arms(&plan)?,
+        None => {
+            let names = Study::names().into_iter();
+            study::list(&names.map(|name| plan(name, &args.study)).collect::<Result<Vec<_>>>()?)?
+        }
+    };
+    print!("{text}");
+    Ok(())
+}
+
+pub(super) fn report(args: &ReportArgs) -> Result<()> {
+    let plan = plan(&args.name, &args.study)?;
     println!("{}", study::report(&plan)?.terminal(COLUMNS));
     println!("tables: {}", plan.results().join(format!("{}.md", plan.study.name)).display());
     Ok(())

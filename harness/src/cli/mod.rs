@@ -23,6 +23,8 @@ Examples:
   harness reproduce                                  the whole tiny reproduction, from nothing to tables
   harness reproduce --seeds 1,2,3                    three training seeds
   harness reproduce --variants base,dapo,vppo --set train.steps=40 --out /tmp/try
+  harness ablate perturbation --seeds 1,2,3          another study of ablations/, or your own .toml
+  harness list                                       all studies: their questions, cells done and to do
   harness report                                     the tables again, from the stored lines alone
   harness reproduce --scale 7b --dry-run             cells, downloads, steps, memory and time of the 7B experiment
   harness fetch --scale 7b --dry-run                 what that downloads, and whether the disk has room
@@ -46,10 +48,14 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Make data and base model, train every arm, evaluate, write the tables
+    /// The main study: make data and base model, train every arm, evaluate, write the tables
     Reproduce(ReproduceArgs),
+    /// The same for another study; cells that other studies have run are not run again
+    Ablate(AblateArgs),
+    /// Show the studies, or one study's arms and what they change, and which cells are done
+    List(ListArgs),
     /// Make the tables again from the lines that the runs stored
-    Report(StudyArgs),
+    Report(ReportArgs),
     /// Train on your own questions
     Train(TrainArgs),
     /// Evaluate a model on benchmarks of the paper, on your own questions, or on the tiny benchmarks
@@ -68,15 +74,12 @@ enum Command {
     Rescore(rescore::RescoreArgs),
 }
 
-/// What `reproduce` and `report` share.
+/// What the commands on studies share.
 #[derive(Args)]
 struct StudyArgs {
     /// Name of a scale, or path of a scale file
     #[arg(long, default_value = "tiny")]
     scale: String,
-    /// Name of a study, or path of a study file
-    #[arg(long, default_value = "main")]
-    study: String,
     /// Training seeds, such as 1,2,3 (the study's own by default)
     #[arg(long, value_delimiter = ',')]
     seeds: Vec<u64>,
@@ -99,13 +102,50 @@ struct StudyArgs {
     sources: SourceArgs,
 }
 
+/// What `reproduce` and `ablate` share.
 #[derive(Args)]
-struct ReproduceArgs {
+struct RunArgs {
     #[command(flatten)]
     study: StudyArgs,
-    /// Print cells, downloads, steps, tokens, memory and time; download and run nothing
+    /// Print arms, cells, downloads, steps, tokens, memory and time; download and run nothing
     #[arg(long)]
     dry_run: bool,
+}
+
+#[derive(Args)]
+struct ReproduceArgs {
+    /// Name of a study, or path of a study file
+    #[arg(long = "study", value_name = "STUDY", default_value = "main")]
+    name: String,
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+#[derive(Args)]
+struct AblateArgs {
+    /// Name of a study, or path of a study file
+    #[arg(value_name = "STUDY")]
+    name: String,
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+#[derive(Args)]
+struct ListArgs {
+    /// Name of a study, or path of a study file (all of the repository by default)
+    #[arg(value_name = "STUDY")]
+    name: Option<String>,
+    #[command(flatten)]
+    study: StudyArgs,
+}
+
+#[derive(Args)]
+struct ReportArgs {
+    /// Name of a study, or path of a study file
+    #[arg(long = "study", value_name = "STUDY", default_value = "main")]
+    name: String,
+    #[command(flatten)]
+    study: StudyArgs,
 }
 
 /// Where files of the hub come from.
@@ -282,7 +322,9 @@ pub fn main() -> ExitCode {
 
 fn run(command: &Command) -> Result<()> {
     match command {
-        Command::Reproduce(args) => commands::reproduce(args),
+        Command::Reproduce(args) => commands::run(&args.name, &args.run),
+        Command::Ablate(args) => commands::run(&args.name, &args.run),
+        Command::List(args) => commands::list(args),
         Command::Report(args) => commands::report(args),
         Command::Train(args) => own::train(args),
         Command::Eval(args) => own::eval(args),

@@ -1,7 +1,7 @@
 //! Configuration: sparse TOML that people write -> complete, checked, hashed settings of one run.
 //!
 //! Layers, later ones win: the algorithm preset, the scale file (complete), the study's `[settings]`, the
-//! variant's `settings`, `--set key.path=value`. Tables merge key by key, with two exceptions that make optional
+//! variant's `settings`, those it has `at` this scale, `--set key.path=value`. Tables merge key by key, with two exceptions that make optional
 //! and alternative parts of the algorithm writable:
 //!
 //! - the text `"none"` in place of a table or number switches an optional part off;
@@ -13,15 +13,19 @@
 //! out of range are errors that name the key, the file and line (or the `--set`) it came from, and the way out.
 //! `config` does not know what the settings do, nor which algorithms there are (see [`Presets`]).
 //!
+//! A variant states which settings it changes in another; [`check_changes`] holds it to that.
+//!
 //! Source: design.md, habits 3 and 9 (sparse settings that people write and complete ones that machines write are two
 //! types); the values in `ablations/` cite the paper where they are the paper's.
 
+mod changes;
 mod check;
 mod explain;
 mod layer;
 mod study;
 
 pub use crate::store::{Difference, differences};
+pub use changes::{changes, check_changes};
 pub use check::consistent_compute;
 pub use layer::Setting;
 pub use study::{PaperRow, Scale, Study, Variant};
@@ -140,12 +144,11 @@ impl<A: Presets> RunConfig<A> {
     ) -> Result<RunConfig<A>> {
         let variant = study.variant(variant)?;
         let mut tree = Layer { value: preset_tree::<A>(study, variant)?, origins: Origins::default() };
-        let written =
-            [(scale.layer(), Parts::Adapt), (study.layer(), Parts::Set), (variant.layer(), Parts::Set)];
-        let overrides = overrides.iter().map(|setting| (setting.layer(), Parts::Set));
-        for (layer, parts) in
-            written.into_iter().map(|(layer, parts)| (layer.clone(), parts)).chain(overrides)
-        {
+        let written = std::iter::once(study.layer()).chain(variant.layers(&scale.name));
+        let above = written.cloned().chain(overrides.iter().map(Setting::layer));
+        let layers = std::iter::once((scale.layer().clone(), Parts::Adapt))
+            .chain(above.map(|layer| (layer, Parts::Set)));
+        for (layer, parts) in layers {
             refuse_identity(&layer)?;
             tree.overlay(&applicable(layer, variant), parts);
         }
@@ -191,6 +194,17 @@ impl<A: Presets> RunConfig<A> {
     /// BLAKE3 of the canonical JSON.
     pub fn hash(&self) -> Result<String> {
         Ok(content_hash(&self.to_value()?))
+    }
+
+    /// BLAKE3 of what counts, without the run's address: runs of one scale and seed that agree in it are the same. For a
+    /// model that is not trained, the settings of training do not count.
+    pub fn settings_hash(&self) -> Result<String> {
+        let idle: &[&str] = if self.algorithm.is_some() { &[] } else { &["train", "sampling", "optimizer"] };
+        let mut value = self.to_value()?;
+        if let Some(map) = value.as_object_mut() {
+            IDENTITY.iter().chain(idle).for_each(|key| drop(map.remove(*key)));
+        }
+        Ok(content_hash(&value))
     }
 
     /// BLAKE3 of what determines the base model: its sizes, the world, the warm start, the instruction that its

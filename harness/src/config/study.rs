@@ -5,7 +5,7 @@ use super::layer::{Layer, Origins, parse_toml};
 use anyhow::{Context as _, Result, anyhow, ensure};
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// A file of `ablations/` inside the binary: its name, its path in the repository, its text.
@@ -24,7 +24,27 @@ const SCALES: [Embedded; 4] = [
     embedded!("32b", "ablations/scale/32b.toml"),
 ];
 /// The studies of this repository.
-const STUDIES: [Embedded; 1] = [embedded!("main", "ablations/main.toml")];
+/// A cell that several of them share is kept under the first, so that a new study must be added at the end.
+const STUDIES: [Embedded; 18] = [
+    embedded!("main", "ablations/main.toml"),
+    embedded!("components", "ablations/components.toml"),
+    embedded!("shaping_range", "ablations/shaping_range.toml"),
+    embedded!("guidance", "ablations/guidance.toml"),
+    embedded!("on_grpo", "ablations/on_grpo.toml"),
+    embedded!("soft_mask", "ablations/soft_mask.toml"),
+    embedded!("reward_shaping", "ablations/reward_shaping.toml"),
+    embedded!("entropy", "ablations/entropy.toml"),
+    embedded!("perturbation", "ablations/perturbation.toml"),
+    embedded!("dependency", "ablations/dependency.toml"),
+    embedded!("group_size", "ablations/group_size.toml"),
+    embedded!("equal_time", "ablations/equal_time.toml"),
+    embedded!("fraction", "ablations/fraction.toml"),
+    embedded!("estimator", "ablations/estimator.toml"),
+    embedded!("scope", "ablations/scope.toml"),
+    embedded!("top_p", "ablations/top_p.toml"),
+    embedded!("corruption_scope", "ablations/corruption_scope.toml"),
+    embedded!("grpo_like_for_like", "ablations/grpo_like_for_like.toml"),
+];
 
 fn names(embedded: &[Embedded]) -> Vec<&'static str> {
     embedded.iter().map(|(name, ..)| *name).collect()
@@ -97,12 +117,18 @@ pub struct Variant {
     pub preset: Option<String>,
     /// The rows it reproduces: at most one per size.
     pub paper: Vec<PaperRow>,
+    /// The variant that it is a change of; `None` is the study's base.
+    pub of: Option<String>,
+    /// The settings in which it states to differ from that one.
+    pub changes: Vec<String>,
     layer: Layer,
+    at: BTreeMap<String, Layer>,
 }
 
 impl Variant {
-    pub(super) fn layer(&self) -> &Layer {
-        &self.layer
+    /// Its settings at every scale, then those at this one.
+    pub(super) fn layers(&self, scale: &str) -> impl Iterator<Item = &Layer> {
+        std::iter::once(&self.layer).chain(self.at.get(scale))
     }
 }
 
@@ -148,8 +174,13 @@ struct VariantFile {
     preset: Option<String>,
     #[serde(default)]
     paper: Vec<PaperRow>,
+    of: Option<String>,
+    #[serde(default)]
+    changes: Vec<String>,
     #[serde(default)]
     settings: Map<String, Value>,
+    #[serde(default)]
+    at: BTreeMap<String, Map<String, Value>>,
 }
 
 fn trained() -> bool {
@@ -176,9 +207,7 @@ impl Study {
             base: file.base,
             seeds: file.seeds,
             variants: variants
-                .map(|(index, variant)| {
-                    variant.into_variant(origins.below(&format!("variants[{index}].settings")))
-                })
+                .map(|(index, variant)| variant.into_variant(&origins.below(&format!("variants[{index}]"))))
                 .collect(),
             layer: Layer { value: Value::Object(file.settings), origins: origins.below("settings") },
         })
@@ -189,6 +218,11 @@ impl Study {
         let names: Vec<&str> = self.variants.iter().map(|variant| variant.name.as_str()).collect();
         let found = self.variants.iter().find(|variant| variant.name == name);
         found.ok_or_else(|| anyhow!("study `{}` has no variant `{name}`{}", self.name, nearest(name, &names)))
+    }
+
+    /// The name of the variant that this one is a change of; `None` for the base.
+    pub fn reference<'a>(&'a self, variant: &'a Variant) -> Option<&'a str> {
+        (variant.name != self.base).then_some(variant.of.as_ref().unwrap_or(&self.base))
     }
 
     pub(super) fn layer(&self) -> &Layer {
@@ -218,14 +252,35 @@ impl StudyFile {
                 variant.train == variant.preset.is_some(),
                 "variant `{name}` needs either a `preset` or `train = false`, and not both"
             );
+            if let Some(of) = &variant.of {
+                ensure!(name != base, "variant `{name}` is the base and cannot be a change `of` another");
+                ensure!(of != name, "variant `{name}` cannot be a change `of` itself");
+                ensure!(
+                    names.contains(&of.as_str()),
+                    "variant `{name}` is `of` the variant `{of}`, which is not there{}",
+                    nearest(of, &names)
+                );
+            }
+            ensure!(
+                name != base || variant.changes.is_empty(),
+                "variant `{name}` is the base, from which `changes` are counted: it has none"
+            );
         }
         Ok(())
     }
 }
 
 impl VariantFile {
-    fn into_variant(self, origins: Origins) -> Variant {
-        let VariantFile { name, label, preset, paper, settings, .. } = self;
-        Variant { name, label, preset, paper, layer: Layer { value: Value::Object(settings), origins } }
+    /// `origins`: where its keys were written.
+    fn into_variant(self, origins: &Origins) -> Variant {
+        let VariantFile { name, label, preset, paper, of, changes, settings, at, .. } = self;
+        let layer =
+            |settings, key: &str| Layer { value: Value::Object(settings), origins: origins.below(key) };
+        let at = at.into_iter().map(|(scale, settings)| {
+            let layer = layer(settings, &format!("at.{scale}"));
+            (scale, layer)
+        });
+        let (layer, at) = (layer(settings, "settings"), at.collect());
+        Variant { name, label, preset, paper, of, changes, layer, at }
     }
 }

@@ -46,6 +46,7 @@ pub fn forecast(plan: &Plan) -> Result<String> {
             text += &format!("  {line}\n");
         }
     };
+    section("Arms", super::arms(plan)?);
     section(&format!("Cells ({})", configs.len()), cells(plan, &configs)?);
     section("Base model and questions", origin(first)?);
     let wanted = downloads(first)?;
