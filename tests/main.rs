@@ -30,6 +30,7 @@ mod results;
 mod run;
 #[cfg(feature = "candle")]
 mod score;
+mod statistics;
 mod store;
 mod tiny_world;
 #[cfg(feature = "candle")]
