@@ -32,6 +32,7 @@ mod results;
 mod run;
 #[cfg(feature = "candle")]
 mod score;
+mod statistics;
 mod store;
 #[cfg(feature = "candle")]
 mod studies;

@@ -1,11 +1,12 @@
 //! From the scores of the arms to the numbers of a table.
 
 use super::table::{
-    Arm, ArmState, Cell, Change, ChangeRow, Counts, Interval, Score, ScoreRow, Table, TableSpec,
+    Arm, ArmState, Cell, Change, ChangeRow, Counts, Interval, Part, RunScore, Score, ScoreRow, SeedScore,
+    Table, TableSpec,
 };
 use crate::stats::{
-    Clusters, Difference, Estimate, ItemMean, ItemScore, Resampling, by_benchmark, compare, item_differences,
-    seed_deviation,
+    Clusters, Difference, Estimate, ItemMean, ItemScore, OverRuns, Resampling, SeedSpread, by_benchmark,
+    compare, item_differences,
 };
 use anyhow::{Context, Result, ensure};
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,8 +18,18 @@ struct Board<'a> {
     counts: BTreeMap<&'a str, Counts>,
 }
 
-/// A score together with the estimate from which averages are made.
-type Scored = (Estimate, Score);
+/// A score together with what averages are made from.
+struct Scored {
+    estimate: Estimate,
+    spread: Option<SeedSpread>,
+    score: Score,
+}
+
+/// Item differences of two arms on one benchmark, by cluster and, if both have the same seeds, by seed.
+struct Paired {
+    clusters: Clusters,
+    spread: Option<SeedSpread>,
+}
 
 impl Table {
     /// Computes the table of `arms`, in the order given, with the differences to the baseline.
@@ -101,6 +112,7 @@ impl Board<'_> {
         let Some(items) = self.means.get(benchmark) else { return Ok(Cell::NotRun) };
         let clusters = Clusters::new(items.iter().map(|item| (item.cluster, item.avg)))?;
         let estimate = Estimate::of(&clusters);
+        let spread = SeedSpread::of(items);
         let mean = |part: fn(&ItemMean) -> f64| items.iter().map(part).sum::<f64>() / items.len() as f64;
         let score = Score {
             avg_pct: pct(estimate.mean),
@@ -111,8 +123,15 @@ impl Board<'_> {
             items: items.len(),
             clusters: clusters.count(),
             counts: self.counts.get(benchmark).copied().unwrap_or_default(),
+            seeds: spread.as_ref().map(seed_score),
         };
-        Ok(Cell::Measured((estimate, score)))
+        Ok(Cell::Measured(Scored { estimate, spread, score }))
+    }
+
+    /// Scores by benchmark of the table and by seed; `None` for one seed and while a benchmark is missing.
+    fn runs(&self, spec: &TableSpec) -> Option<Vec<Vec<f64>>> {
+        let of = |benchmark: &String| Some(SeedSpread::of(self.means.get(benchmark.as_str())?)?.mean_s);
+        spec.benchmarks.iter().map(of).collect()
     }
 
     fn total(&self) -> Counts {
@@ -131,14 +150,21 @@ fn score_row(spec: &TableSpec, arm: &Arm, board: &Cell<Board<'_>>) -> Result<Sco
         })
         .collect::<Result<Vec<Cell<Scored>>>>()?;
     let average = board.and_then(|board| average_score(&scored, board.total()));
-    let deviation = board.measured().filter(|_| average.measured().is_some());
+    let runs = board.measured().and_then(|board| board.runs(spec));
+    let over_runs = |statistic: fn(&[Vec<f64>], Resampling<'_>) -> OverRuns| {
+        runs.as_ref().map(|runs| run_score(statistic(runs, resampling(spec, &arm.key))))
+    };
     Ok(ScoreRow {
         key: arm.key.clone(),
         label: arm.label.clone(),
         seeds: board.measured().map(Board::seeds).unwrap_or_default(),
-        cells: scored.iter().map(|cell| cell.and_then(|(_, score)| Cell::Measured(score.clone()))).collect(),
+        cells: scored
+            .iter()
+            .map(|cell| cell.and_then(|scored| Cell::Measured(scored.score.clone())))
+            .collect(),
         average,
-        seed_deviation_pct: deviation.and_then(|board| seed_deviation(board.scores)).map(pct),
+        runs_mean: over_runs(OverRuns::mean),
+        runs_iqm: over_runs(OverRuns::interquartile_mean),
         counts: board.and_then(|board| Cell::Measured(board.total())),
     })
 }
@@ -148,10 +174,10 @@ fn average_score(scored: &[Cell<Scored>], counts: Counts) -> Cell<Score> {
     let Some(parts) = scored.iter().map(Cell::measured).collect::<Option<Vec<&Scored>>>() else {
         return Cell::NotRun;
     };
-    let estimates: Vec<Estimate> = parts.iter().map(|(estimate, _)| *estimate).collect();
+    let estimates: Vec<Estimate> = parts.iter().map(|part| part.estimate).collect();
     let Some(estimate) = Estimate::average(&estimates) else { return Cell::NotRun };
-    let mean = |part: fn(&Score) -> f64| {
-        parts.iter().map(|(_, score)| part(score)).sum::<f64>() / parts.len() as f64
+    let mean = |value: fn(&Score) -> f64| {
+        parts.iter().map(|part| value(&part.score)).sum::<f64>() / parts.len() as f64
     };
     Cell::Measured(Score {
         avg_pct: pct(estimate.mean),
@@ -159,10 +185,21 @@ fn average_score(scored: &[Cell<Scored>], counts: Counts) -> Cell<Score> {
         interval_pct: interval(estimate),
         pass_pct: steady(mean(|score| score.pass_pct)),
         majority_pct: steady(mean(|score| score.majority_pct)),
-        items: parts.iter().map(|(_, score)| score.items).sum(),
-        clusters: parts.iter().map(|(_, score)| score.clusters).sum(),
+        items: parts.iter().map(|part| part.score.items).sum(),
+        clusters: parts.iter().map(|part| part.score.clusters).sum(),
         counts,
+        seeds: average_spread(parts.iter().map(|part| &part.spread)),
     })
+}
+
+/// What the seeds do to the average; `None` where that is not known of every benchmark.
+fn average_spread<'a>(spreads: impl Iterator<Item = &'a Option<SeedSpread>>) -> Option<SeedScore> {
+    let spreads: Vec<SeedSpread> = spreads.cloned().collect::<Option<_>>()?;
+    SeedSpread::average(&spreads).as_ref().map(seed_score)
+}
+
+fn resampling<'a>(spec: &TableSpec, comparison: &'a str) -> Resampling<'a> {
+    Resampling { seed: spec.statistics_seed, resamples: spec.resamples, comparison }
 }
 
 fn change_row(
@@ -175,31 +212,38 @@ fn change_row(
         .benchmarks
         .iter()
         .map(|benchmark| paired(benchmark, ours, theirs).with_context(|| benchmark.clone()))
-        .collect::<Result<Vec<Cell<Clusters>>>>()?;
+        .collect::<Result<Vec<Cell<Paired>>>>()?;
     let common: Vec<(&str, Clusters)> = spec
         .benchmarks
         .iter()
         .zip(&pairs)
-        .filter_map(|(name, pair)| pair.measured().map(|clusters| (name.as_str(), clusters.clone())))
+        .filter_map(|(name, pair)| pair.measured().map(|pair| (name.as_str(), pair.clusters.clone())))
         .collect();
-    let resampling =
-        Resampling { seed: spec.statistics_seed, resamples: spec.resamples, comparison: &arm.key };
-    let comparison = compare(&common, resampling);
+    let comparison = compare(&common, resampling(spec, &arm.key));
     let mut results = comparison.benchmarks.iter().zip(&comparison.p_holm);
     let cells: Vec<Cell<Change>> = pairs
         .iter()
         .map(|pair| {
-            pair.and_then(|_| match results.next() {
-                Some((difference, &p_holm)) => Cell::Measured(change(difference, Some(p_holm))),
+            pair.and_then(|pair| match results.next() {
+                Some((difference, &p_holm)) => {
+                    Cell::Measured(change(difference, Some(p_holm), pair.spread.as_ref().map(seed_score)))
+                }
                 None => Cell::NotRun,
             })
         })
         .collect();
     let average = both(ours, theirs).and_then(|_| match comparison.average {
-        Some(difference) if common.len() == cells.len() => Cell::Measured(change(&difference, None)),
+        Some(difference) if common.len() == cells.len() => {
+            let spreads = pairs.iter().filter_map(Cell::measured).map(|pair| &pair.spread);
+            Cell::Measured(change(&difference, None, average_spread(spreads)))
+        }
         _ => Cell::NotRun,
     });
-    Ok(ChangeRow { key: arm.key.clone(), label: arm.label.clone(), cells, average })
+    let better = both(ours, theirs).measured().and_then(|boards| {
+        let [ours, theirs] = [boards[0].runs(spec)?, boards[1].runs(spec)?];
+        Some(run_score(OverRuns::improvement(&ours, &theirs, resampling(spec, &arm.key))))
+    });
+    Ok(ChangeRow { key: arm.key.clone(), label: arm.label.clone(), cells, average, better })
 }
 
 /// The boards of two arms that are both measured; else the state of the one that is less far.
@@ -211,19 +255,22 @@ fn both<'a, 'b>(ours: &'a Cell<Board<'b>>, theirs: &'a Cell<Board<'b>>) -> Cell<
     }
 }
 
-fn paired(benchmark: &str, ours: &Cell<Board<'_>>, theirs: &Cell<Board<'_>>) -> Result<Cell<Clusters>> {
+fn paired(benchmark: &str, ours: &Cell<Board<'_>>, theirs: &Cell<Board<'_>>) -> Result<Cell<Paired>> {
     let boards = match both(ours, theirs) {
         Cell::NotRun => return Ok(Cell::NotRun),
         Cell::Running => return Ok(Cell::Running),
         Cell::Measured(boards) => boards,
     };
-    match boards.map(|board| board.means.get(benchmark)) {
-        [Some(ours), Some(theirs)] => item_differences(ours, theirs).map(Cell::Measured),
-        _ => Ok(Cell::NotRun),
-    }
+    let [Some(ours), Some(theirs)] = boards.map(|board| board.means.get(benchmark)) else {
+        return Ok(Cell::NotRun);
+    };
+    let clusters = item_differences(ours, theirs)?;
+    let same_seeds = boards[0].seeds() == boards[1].seeds();
+    let spread = same_seeds.then(|| SeedSpread::of_differences(ours, theirs)).flatten();
+    Ok(Cell::Measured(Paired { clusters, spread }))
 }
 
-fn change(difference: &Difference, p_holm: Option<f64>) -> Change {
+fn change(difference: &Difference, p_holm: Option<f64>, seeds: Option<SeedScore>) -> Change {
     let estimate = difference.estimate;
     Change {
         mean_pct: pct(estimate.mean),
@@ -233,12 +280,40 @@ fn change(difference: &Difference, p_holm: Option<f64>) -> Change {
         p: steady(difference.p),
         p_holm: p_holm.map(steady),
         detectable_pct: estimate.detectable().map(pct),
+        seeds,
     }
 }
 
+fn seed_score(spread: &SeedSpread) -> SeedScore {
+    let parts = spread.parts();
+    SeedScore {
+        mean_pct_s: spread.mean_s.iter().copied().map(pct).collect(),
+        interval_pct: spread.half_width_with_seeds().map(|half| around(spread.questions.mean, half)),
+        questions: part(parts.questions),
+        seeds: part(parts.seeds),
+        question_by_seed: part(parts.question_by_seed),
+        sampling: parts.sampling.map(part),
+        one_training_pct: pct(spread.one_training()),
+    }
+}
+
+fn part(variance: f64) -> Part {
+    let se_pct = pct(variance.abs().sqrt());
+    let negative = variance < 0.0 && se_pct > 0.0;
+    Part { se_pct: if negative { 0.0 } else { se_pct }, negative }
+}
+
+fn run_score(over: OverRuns) -> RunScore {
+    let interval_pct = Interval { low_pct: pct(over.low), high_pct: pct(over.high) };
+    RunScore { value_pct: pct(over.value), interval_pct }
+}
+
 fn interval(estimate: Estimate) -> Option<Interval> {
-    let half = estimate.half_width()?;
-    Some(Interval { low_pct: pct(estimate.mean - half), high_pct: pct(estimate.mean + half) })
+    estimate.half_width().map(|half| around(estimate.mean, half))
+}
+
+fn around(mean: f64, half: f64) -> Interval {
+    Interval { low_pct: pct(mean - half), high_pct: pct(mean + half) }
 }
 
 /// A fraction in percent.

@@ -3,7 +3,7 @@
 use super::table::{Cell, Change, Interval, Score, Table};
 use anyhow::Result;
 
-const SCORES: [&str; 15] = [
+const SCORES: [&str; 20] = [
     "arm",
     "label",
     "benchmark",
@@ -18,9 +18,14 @@ const SCORES: [&str; 15] = [
     "pass_pct",
     "majority_pct",
     "mean_tokens",
+    "no_answer_pct",
+    "truncated_pct",
+    "seeds_low_pct",
+    "seeds_high_pct",
+    "seeds_se_pct",
     "protocol",
 ];
-const DIFFERENCES: [&str; 12] = [
+const DIFFERENCES: [&str; 15] = [
     "arm",
     "label",
     "baseline",
@@ -33,6 +38,9 @@ const DIFFERENCES: [&str; 12] = [
     "p",
     "p_holm",
     "detectable_pct",
+    "seeds_low_pct",
+    "seeds_high_pct",
+    "resolved_with_seeds",
 ];
 
 impl Table {
@@ -86,26 +94,35 @@ impl Table {
     }
 }
 
-fn score_fields(cell: &Cell<Score>, seeds: usize) -> [String; 10] {
+fn score_fields(cell: &Cell<Score>, seeds: usize) -> [String; 15] {
     let Some(score) = cell.measured() else { return Default::default() };
     let [low, high] = ends(score.interval_pct);
+    let [seeds_low, seeds_high] = ends(score.seeds.as_ref().and_then(|seeds| seeds.interval_pct));
+    let optional = |value: Option<f64>| value.map(number).unwrap_or_default();
+    let counts = &score.counts;
     [
         number(score.avg_pct),
         low,
         high,
         score.items.to_string(),
         score.clusters.to_string(),
-        score.counts.samples.to_string(),
+        counts.samples.to_string(),
         seeds.to_string(),
         number(score.pass_pct),
         number(score.majority_pct),
-        score.counts.mean_tokens().map(number).unwrap_or_default(),
+        optional(counts.mean_tokens()),
+        optional(counts.share_pct(counts.no_answer)),
+        optional(counts.share_pct(counts.truncated)),
+        seeds_low,
+        seeds_high,
+        optional(score.seeds.as_ref().map(|seeds| seeds.seeds.se_pct)),
     ]
 }
 
-fn change_fields(cell: &Cell<Change>) -> [String; 7] {
+fn change_fields(cell: &Cell<Change>) -> [String; 10] {
     let Some(change) = cell.measured() else { return Default::default() };
     let [low, high] = ends(change.interval_pct);
+    let [seeds_low, seeds_high] = ends(change.seeds.as_ref().and_then(|seeds| seeds.interval_pct));
     [
         number(change.mean_pct),
         low,
@@ -114,6 +131,9 @@ fn change_fields(cell: &Cell<Change>) -> [String; 7] {
         number(change.p),
         change.p_holm.map(number).unwrap_or_default(),
         change.detectable_pct.map(number).unwrap_or_default(),
+        seeds_low,
+        seeds_high,
+        change.resolved_with_seeds().map(|resolved| resolved.to_string()).unwrap_or_default(),
     ]
 }
 

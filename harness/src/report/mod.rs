@@ -1,7 +1,8 @@
 //! Result tables: from the item scores of several arms to Markdown, CSV, JSON, LaTeX and plain text.
 //!
 //! What it is for: one table of avg@k per benchmark and arm with 95 % intervals, the paired difference of every
-//! arm to a baseline, the published numbers for orientation, and what became of the samples. The same scores
+//! arm to a baseline, what the training seeds do to both, the published numbers for orientation, and what became of
+//! the samples. The same scores
 //! in any order give the same bytes; nothing of the time or the machine enters.
 //!
 //! The parts: [`Arm`] is one row to be (measured, running or not run: the latter two never look like a number);
@@ -26,7 +27,8 @@ pub use crate::stats::ItemScore;
 pub use items::{items_by_arm, items_csv, parse_items};
 pub use paper::{PaperRow, PaperTables};
 pub use table::{
-    Arm, ArmState, Cell, Change, ChangeRow, Counts, Interval, Score, ScoreRow, Table, TableSpec,
+    Arm, ArmState, Cell, Change, ChangeRow, Counts, Interval, Part, RunScore, Score, ScoreRow, SeedScore,
+    Table, TableSpec,
 };
 
 use anyhow::Result;

@@ -132,6 +132,45 @@ pub struct Score {
     pub clusters: usize,
     /// What became of the samples of all seeds.
     pub counts: Counts,
+    /// What the training seeds do to `avg_pct`; absent where that is not known.
+    pub seeds: Option<SeedScore>,
+}
+
+/// What the training seeds do to a mean: known for two or more seeds and clusters.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SeedScore {
+    /// The mean under each seed, in ascending order of the seeds.
+    pub mean_pct_s: Vec<f64>,
+    /// 95 % interval for other questions, answers and training seeds; absent without any spread.
+    pub interval_pct: Option<Interval>,
+    /// Standard error by the choice of questions.
+    pub questions: Part,
+    /// Standard error by the training seeds.
+    pub seeds: Part,
+    /// Standard error by what a seed does to single questions, and by the sampling of answers where that is absent.
+    pub question_by_seed: Part,
+    /// Standard error by the sampling of answers; absent where it cannot be told apart.
+    pub sampling: Option<Part>,
+    /// Standard deviation from one training to another.
+    pub one_training_pct: f64,
+}
+
+/// A part of a standard error: the squares of the parts add up to the square of the whole.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Part {
+    /// In percent or percentage points; 0 where the variance was estimated below zero.
+    pub se_pct: f64,
+    /// Whether the variance was estimated below zero: no such part was found.
+    pub negative: bool,
+}
+
+/// A statistic of whole training runs with its bootstrap interval, in percent.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunScore {
+    /// Of the runs themselves.
+    pub value_pct: f64,
+    /// The 95 % percentile interval over resampled runs.
+    pub interval_pct: Interval,
 }
 
 /// Samples by outcome, over all items and seeds.
@@ -193,8 +232,10 @@ pub struct ScoreRow {
     pub cells: Vec<Cell<Score>>,
     /// The unweighted mean over all benchmarks of the spec; not run while one is missing.
     pub average: Cell<Score>,
-    /// Standard deviation of the average over the seeds; absent for fewer than two seeds or a missing average.
-    pub seed_deviation_pct: Option<f64>,
+    /// Mean over benchmarks and training runs; absent where the average's seeds are.
+    pub runs_mean: Option<RunScore>,
+    /// Interquartile mean over benchmarks and training runs; absent likewise.
+    pub runs_iqm: Option<RunScore>,
     /// All samples of the row.
     pub counts: Cell<Counts>,
 }
@@ -214,8 +255,19 @@ pub struct Change {
     pub p: f64,
     /// The same after Holm's correction over the benchmarks of this row; absent for the average.
     pub p_holm: Option<f64>,
-    /// Difference that would be found with 80 % power (2.8 standard errors).
+    /// Difference that would be found with 80 % power.
     pub detectable_pct: Option<f64>,
+    /// What the training seeds do to `mean_pct`; absent unless both arms have the same two or more seeds.
+    pub seeds: Option<SeedScore>,
+}
+
+impl Change {
+    /// Whether the interval that covers the training seeds exists and excludes zero; `None` where it is not known
+    /// what the seeds do.
+    pub fn resolved_with_seeds(&self) -> Option<bool> {
+        let seeds = self.seeds.as_ref()?;
+        Some(seeds.interval_pct.is_some_and(|ends| ends.low_pct > 0.0 || ends.high_pct < 0.0))
+    }
 }
 
 /// One arm's row of differences to the baseline.
@@ -229,6 +281,9 @@ pub struct ChangeRow {
     pub cells: Vec<Cell<Change>>,
     /// The difference of the averages; not run while a benchmark is missing.
     pub average: Cell<Change>,
+    /// Chance that one training of this arm beats one of the baseline on a benchmark, averaged over benchmarks;
+    /// absent while one is missing and unless both have two or more seeds.
+    pub better: Option<RunScore>,
 }
 
 /// A complete result table.

@@ -57,7 +57,9 @@ pub struct Estimate {
 impl Estimate {
     /// The mean over values, not over clusters, with the cluster-robust error
     /// `sqrt(G / (G - 1) * sum_c (sum_{i in c} (x_i - mean))^2) / n` of G clusters and n values, and
-    /// G - 1 degrees of freedom. With clusters of one value each it is the usual `s / sqrt(n)`.
+    /// G - 1 degrees of freedom. With clusters of one value each it is the usual `s / sqrt(n)`. Where a few clusters
+    /// hold much of the data the interval is a little narrow: 93.5 % instead of 95 % for 20 clusters of ten items
+    /// beside 180 of one (simulated in `tests/statistics.rs`).
     pub fn of(clusters: &Clusters) -> Estimate {
         let (groups, n) = (clusters.count() as f64, clusters.values() as f64);
         let mean = clusters.sums().sum::<f64>() / n;
@@ -95,8 +97,7 @@ impl Estimate {
     /// interval is not cut at 0 and 1.
     pub fn half_width(&self) -> Option<f64> {
         let se = self.se.filter(|&se| se > 0.0)?;
-        let t = StudentsT::new(0.0, 1.0, self.freedom).ok()?;
-        Some(se * t.inverse_cdf(0.975))
+        Some(se * quantile(0.975, self.freedom)?)
     }
 
     /// Whether the 95 % interval exists and excludes zero.
@@ -104,16 +105,22 @@ impl Estimate {
         self.half_width().is_some_and(|half| self.mean.abs() > half)
     }
 
-    /// The true difference that a two-sided test at 5 % finds with 80 % power: 2.8 standard errors.
+    /// The true difference that a two-sided test at 5 % finds with 80 % power: `(t_0.975 + t_0.8) * se`, with the
+    /// quantiles of Student's t (Bloom 1995); 2.80 standard errors for many clusters, 3.7 for five.
     pub fn detectable(&self) -> Option<f64> {
-        self.se.filter(|&se| se > 0.0).map(|se| 2.8 * se)
+        let se = self.se.filter(|&se| se > 0.0)?;
+        Some(se * (quantile(0.975, self.freedom)? + quantile(0.8, self.freedom)?))
     }
+}
+
+/// The quantile of Student's t; `None` where there are no degrees of freedom.
+pub(super) fn quantile(share: f64, freedom: f64) -> Option<f64> {
+    StudentsT::new(0.0, 1.0, freedom).ok().map(|t| t.inverse_cdf(share))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rng::{Purpose, stream};
 
     fn clusters(values: &[(&str, f64)]) -> Clusters {
         Clusters::new(values.iter().copied()).unwrap()
@@ -130,7 +137,8 @@ mod tests {
         close(estimate.mean, 2.5, 1e-15);
         close(estimate.se.unwrap(), (5f64 / 3.0).sqrt() / 2.0, 1e-15);
         close(estimate.half_width().unwrap(), 3.182_446_305 * (5f64 / 3.0).sqrt() / 2.0, 1e-8);
-        close(estimate.detectable().unwrap(), 2.8 * estimate.se.unwrap(), 1e-15);
+        // t(0.8, 3) = 0.978472.
+        close(estimate.detectable().unwrap(), (3.182_446_305 + 0.978_472_312) * estimate.se.unwrap(), 1e-8);
         assert!(estimate.resolved());
     }
 
@@ -188,35 +196,5 @@ mod tests {
         let average = Estimate::average(&parts).unwrap();
         close(average.se.unwrap(), 0.02, 1e-15);
         close(average.freedom, 19.0, 1e-9);
-    }
-
-    /// avg@8 of one item whose chance of success has a part shared by its cluster and a part of its own.
-    fn item_score(cluster_effect: f64, draw: &mut crate::rng::Stream) -> f64 {
-        let p = 0.5 + cluster_effect + 0.15 * (2.0 * draw.uniform() - 1.0);
-        (0..8).filter(|_| draw.chance(p)).count() as f64 / 8.0
-    }
-
-    #[test]
-    fn nominal_95_percent_covers_on_clustered_data() {
-        let names: Vec<String> = (0..60).map(|cluster| cluster.to_string()).collect();
-        let trials = 4_000;
-        let (mut covered, mut naive_covered) = (0, 0);
-        for trial in 0..trials {
-            let mut draw = stream(5, Purpose::World, &["coverage".into(), (trial as u64).into()]);
-            let mut values = Vec::new();
-            for (index, name) in names.iter().enumerate() {
-                let effect = 0.3 * (2.0 * draw.uniform() - 1.0);
-                let size = 1 + index % 6;
-                (0..size).for_each(|_| values.push((name.as_str(), item_score(effect, &mut draw))));
-            }
-            let covers = |estimate: Estimate| (estimate.mean - 0.5).abs() <= estimate.half_width().unwrap();
-            let ids: Vec<String> = (0..values.len()).map(|item| item.to_string()).collect();
-            let alone = ids.iter().map(String::as_str).zip(values.iter().map(|&(_, value)| value));
-            covered += usize::from(covers(Estimate::of(&Clusters::new(values.iter().copied()).unwrap())));
-            naive_covered += usize::from(covers(Estimate::of(&Clusters::new(alone).unwrap())));
-        }
-        let share = |count: usize| count as f64 / trials as f64;
-        assert!((0.93..=0.97).contains(&share(covered)), "{}", share(covered));
-        assert!(share(naive_covered) < 0.85, "ignoring clusters should not do: {}", share(naive_covered));
     }
 }

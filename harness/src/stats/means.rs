@@ -1,4 +1,4 @@
-//! One arm: its items averaged over training seeds, and the spread between the seeds.
+//! One arm: its items averaged over training seeds.
 
 use super::ItemScore;
 use anyhow::{Result, bail, ensure};
@@ -13,6 +13,10 @@ pub struct ItemMean<'a> {
     pub cluster: &'a str,
     /// avg@k.
     pub avg: f64,
+    /// avg@k under each seed, in ascending order of the seeds.
+    pub avg_s: Vec<f64>,
+    /// Variance of `avg` by the sampling of answers, `sum_s p_s (1 - p_s) / (k - 1) / S^2`; `None` for k = 1.
+    pub sampling: Option<f64>,
     /// pass@k: the share of seeds with any correct sample.
     pub pass: f64,
     /// maj@k: the share of seeds whose most frequent answer is correct.
@@ -34,32 +38,6 @@ pub fn by_benchmark(scores: &[ItemScore], k: u32) -> Result<BTreeMap<&str, Vec<I
         means.entry(&runs[0].benchmark).or_default().push(over_seeds(runs));
     }
     Ok(means)
-}
-
-/// The standard deviation, over the training seeds of one arm, of the unweighted mean of the benchmark scores.
-/// `None` for fewer than two seeds. The rows must have passed [`by_benchmark`].
-pub fn seed_deviation(scores: &[ItemScore]) -> Option<f64> {
-    let mut counts: BTreeMap<u64, BTreeMap<&str, (u64, u64)>> = BTreeMap::new();
-    for score in scores {
-        let (correct, samples) = counts.entry(score.seed).or_default().entry(&score.benchmark).or_default();
-        *correct += u64::from(score.correct);
-        *samples += u64::from(score.samples);
-    }
-    let averages: Vec<f64> = counts
-        .values()
-        .map(|seed| mean(seed.values().map(|&(correct, samples)| correct as f64 / samples as f64)))
-        .collect();
-    if averages.len() < 2 {
-        return None;
-    }
-    let centre = mean(averages.iter().copied());
-    let squares: f64 = averages.iter().map(|average| (average - centre) * (average - centre)).sum();
-    Some((squares / (averages.len() - 1) as f64).sqrt())
-}
-
-fn mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {
-    let count = values.len() as f64;
-    values.sum::<f64>() / count
 }
 
 fn sort_key(score: &ItemScore) -> (&str, &str, u64) {
@@ -94,13 +72,23 @@ fn over_seeds<'a>(runs: &[&'a ItemScore]) -> ItemMean<'a> {
     let share =
         |hit: fn(&ItemScore) -> bool| runs.iter().filter(|run| hit(run)).count() as f64 / runs.len() as f64;
     let sum = |part: fn(&ItemScore) -> u32| runs.iter().map(|run| u64::from(part(run))).sum::<u64>() as f64;
+    let avg_s: Vec<f64> = runs.iter().map(|run| run.avg()).collect();
     ItemMean {
         item: &runs[0].item,
         cluster: &runs[0].cluster,
         avg: sum(|run| run.correct) / sum(|run| run.samples),
+        sampling: sampling_variance(&avg_s, runs[0].samples),
+        avg_s,
         pass: share(|run| run.correct > 0),
         majority: share(|run| run.majority_correct),
     }
+}
+
+/// The variance of the mean of shares `avg_s`, each of `k` independent samples, without bias.
+fn sampling_variance(avg_s: &[f64], k: u32) -> Option<f64> {
+    let (k, seeds) = (f64::from(k), avg_s.len() as f64);
+    let one = |avg: &f64| avg * (1.0 - avg) / (k - 1.0);
+    (k > 1.0).then(|| avg_s.iter().map(one).sum::<f64>() / (seeds * seeds))
 }
 
 #[cfg(test)]
@@ -143,15 +131,16 @@ mod tests {
         assert_eq!(means.keys().copied().collect::<Vec<_>>(), ["A", "B"]);
         let [x, y] = means["B"].as_slice() else { panic!("two items") };
         assert_eq!((x.item, x.avg, x.pass, x.majority), ("x", 0.375, 1.0, 0.0));
+        assert_eq!(x.avg_s, [0.25, 0.5]);
         assert_eq!((y.item, y.avg, y.pass, y.majority), ("y", 0.5, 0.5, 0.5));
     }
 
     #[test]
-    fn seed_deviation_by_hand() {
-        // Seed 1: A 3/4, B 1/8, mean 7/16. Seed 2: A 3/4, B 6/8, mean 12/16. s.d. = (5/16) / sqrt(2).
-        let deviation = seed_deviation(&two_seeds()).unwrap();
-        assert!((deviation - 0.3125 / 2f64.sqrt()).abs() < 1e-15, "{deviation}");
-        assert_eq!(seed_deviation(&[score(1, "A", "x", 1)]), None);
+    fn sampling_variance_by_hand() {
+        // k = 4 and shares 1/4, 1/2: (3/16 + 1/4) / 3 / 4.
+        let variance = sampling_variance(&[0.25, 0.5], 4).unwrap();
+        assert!((variance - 7.0 / 192.0).abs() < 1e-15, "{variance}");
+        assert_eq!((sampling_variance(&[0.0], 8), sampling_variance(&[1.0], 1)), (Some(0.0), None));
     }
 
     fn refusal(change: impl Fn(&mut Vec<ItemScore>)) -> String {

@@ -3,6 +3,7 @@
 use super::{Clusters, Estimate, ItemMean};
 use crate::rng::{At, Purpose, stream};
 use anyhow::{Result, bail, ensure};
+use rayon::prelude::*;
 
 /// What a permutation test draws: the seed, the number of resamples and the name of the comparison.
 #[derive(Clone, Copy, Debug)]
@@ -104,6 +105,7 @@ fn flipped_means(clusters: &Clusters, benchmark: &str, resampling: Resampling<'_
     let n = clusters.values() as f64;
     let sums: Vec<f64> = clusters.sums().filter(|&sum| sum != 0.0).collect();
     (0..resampling.resamples)
+        .into_par_iter()
         .map(|resample| {
             let at = [At::S(resampling.comparison), At::S(benchmark), At::from(resample)];
             let mut signs = stream(resampling.seed, Purpose::Statistics, &at);
@@ -132,10 +134,9 @@ fn p_value(observed: f64, null: &[f64]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rng::Stream;
 
     fn item<'a>(item: &'a str, cluster: &'a str, avg: f64) -> ItemMean<'a> {
-        ItemMean { item, cluster, avg, pass: 0.0, majority: 0.0 }
+        ItemMean { item, cluster, avg, avg_s: vec![avg], sampling: None, pass: 0.0, majority: 0.0 }
     }
 
     fn draws(comparison: &str, resamples: usize) -> Resampling<'_> {
@@ -213,52 +214,5 @@ mod tests {
         assert_ne!(null("A", draws("x", 50)), null("B", draws("x", 50)));
         assert_ne!(null("A", draws("x", 50)), null("A", draws("y", 50)));
         assert_ne!(null("A", draws("x", 50)), null("A", Resampling { seed: 12, ..draws("x", 50) }));
-    }
-
-    /// Differences of two arms with the same chances up to `effect`: 50 clusters of 4 items, 8 samples each.
-    fn simulated(effect: f64, draw: &mut Stream) -> Clusters {
-        let names: Vec<String> = (0..50).map(|cluster| cluster.to_string()).collect();
-        let mut values = Vec::new();
-        for name in &names {
-            let arms = [0.0, 1.0].map(|arm| 0.4 + effect * arm + 0.2 * (2.0 * draw.uniform() - 1.0));
-            for _ in 0..4 {
-                let [base, ours] = arms.map(|p| (0..8).filter(|_| draw.chance(p)).count() as f64 / 8.0);
-                values.push((name.as_str(), ours - base));
-            }
-        }
-        Clusters::new(values).unwrap()
-    }
-
-    /// Shares of simulated comparisons with p <= 0.05 (one benchmark, average of two) and resolved by interval.
-    fn rejections(effect: f64, trials: u64) -> [f64; 3] {
-        let mut counts = [0usize; 3];
-        for trial in 0..trials {
-            let mut draw = crate::rng::stream(3, Purpose::World, &["paired".into(), trial.into()]);
-            let pair = [("A", simulated(effect, &mut draw)), ("B", simulated(effect, &mut draw))];
-            let all = compare(&pair, Resampling { seed: trial, resamples: 199, comparison: "simulation" });
-            let average = all.average.unwrap();
-            counts[0] += usize::from(all.benchmarks[0].p <= 0.05);
-            counts[1] += usize::from(average.p <= 0.05);
-            counts[2] += usize::from(average.estimate.resolved());
-        }
-        counts.map(|count| count as f64 / trials as f64)
-    }
-
-    #[test]
-    fn rejects_five_percent_under_the_null() {
-        for share in rejections(0.0, 6_000) {
-            assert!((0.04..=0.06).contains(&share), "{share}");
-        }
-    }
-
-    #[test]
-    fn finds_the_detectable_difference_with_80_percent_power() {
-        let mut draw = crate::rng::stream(4, Purpose::World, &["power".into()]);
-        let errors: Vec<f64> =
-            (0..200).map(|_| Estimate::of(&simulated(0.0, &mut draw)).se.unwrap()).collect();
-        let detectable = 2.8 * errors.iter().sum::<f64>() / errors.len() as f64;
-        let [one, average, _] = rejections(detectable, 4_000);
-        assert!((0.75..=0.85).contains(&one), "{one}");
-        assert!(average > 0.95, "{average}");
     }
 }
