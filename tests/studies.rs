@@ -210,6 +210,25 @@ fn arms_that_settings_make_the_same_are_one_cell() {
     assert_eq!(fs::read_dir(out.path()).unwrap().count(), 0, "something was run or written");
 }
 
+/// Where arms differ in what a step takes, the plan has each kind, and the memory of the largest.
+#[test]
+fn a_plan_has_every_kind_of_training() {
+    let out = tempfile::tempdir().unwrap();
+    let plan = |variants| {
+        succeeds(study("ablate", out.path(), &["group_size", "--dry-run", "--variants", variants])).stdout
+    };
+    let all = plan("5,12,16");
+    for arm in ["5", "12", "16"] {
+        let title =
+            format!("Training, as smoke/group_size/{arm}/seed-1\n  3 steps of 8 prompts x {arm} responses");
+        assert!(all.contains(&title), "{all}");
+    }
+    let memory =
+        |plan: &str| plan.lines().find(|line| line.contains("together, at most")).unwrap().to_owned();
+    assert_eq!(memory(&all), memory(&plan("16")));
+    assert_ne!(memory(&all), memory(&plan("5")));
+}
+
 #[test]
 fn lists_show_what_is_done() {
     let folder = reference().whole();

@@ -60,8 +60,8 @@ pub fn forecast(plan: &Plan) -> Result<String> {
         }
         _ => {}
     }
-    if let Some(trained) = configs.iter().find(|config| config.algorithm.is_some()) {
-        section("Training, per trained cell", training(trained)?);
+    for (title, lines) in trainings(&configs)? {
+        section(&title, lines);
     }
     section("Evaluation, per cell", evaluation(first)?);
     section("Memory, by formula at greatest lengths (not measured)", memory_lines(&configs)?);
@@ -202,6 +202,21 @@ pub(super) fn lengths(config: &RunConfig) -> Result<Lengths> {
     Ok(Lengths { prompt, visual, response: config.sampling.max_new_tokens as u64 })
 }
 
+/// What training takes, once for all trained cells or for each kind of them.
+fn trainings(configs: &[RunConfig]) -> Result<Vec<(String, Vec<String>)>> {
+    let mut kinds: Vec<(String, Vec<String>)> = vec![];
+    for config in configs.iter().filter(|config| config.algorithm.is_some()) {
+        let lines = training(config)?;
+        if kinds.iter().all(|(_, known)| *known != lines) {
+            kinds.push((format!("Training, as {}", config.key()), lines));
+        }
+    }
+    if let [(title, _)] = &mut kinds[..] {
+        *title = "Training, per trained cell".into();
+    }
+    Ok(kinds)
+}
+
 pub(super) fn training(config: &RunConfig) -> Result<Vec<String>> {
     let train = &config.train;
     let lengths = lengths(config)?;
@@ -260,11 +275,13 @@ fn evaluation(config: &RunConfig) -> Result<Vec<String>> {
     ])
 }
 
-/// Memory of the trained cells, or of an evaluation where nothing is trained.
+/// Memory of the trained cell that needs most, or of an evaluation where nothing is trained.
 fn memory_lines(configs: &[RunConfig]) -> Result<Vec<String>> {
-    let trained = configs.iter().find(|config| config.algorithm.is_some());
-    let config = trained.or(configs.first()).context("there is no cell to run")?;
-    let mut lines = budget::memory_lines(&budget::load(config, 1)?.memory());
+    let needs = |config| Ok((config, budget::load(config, 1)?.memory()));
+    let all: Vec<(&RunConfig, _)> = configs.iter().map(needs).collect::<Result<_>>()?;
+    let largest = all.iter().max_by_key(|(config, memory)| (config.algorithm.is_some(), memory.peak()));
+    let (config, memory) = largest.context("there is no cell to run")?;
+    let mut lines = budget::memory_lines(memory);
     if matches!(config.origin()?, Origin::Hub { .. }) {
         lines.push("`harness plan` says what fits on one GPU or is divided over several".to_owned());
     }
