@@ -121,9 +121,9 @@ fn what_cannot_be_measured_is_refused() {
         command.arg(&model);
         refused(command, &[size.trim_start_matches("--"), "at least 1"]);
     }
-    no(&["--dtype", "bf16"], &["f32", "--device cuda"]);
-    no(&["--gradient-dtype", "bf16"], &["f32", "--device cuda"]);
-    no(&["--attention", "flash"], &["flash", "--device cuda"]);
+    no(&["--dtype", "bf16"], &["compute.dtype", "f32", "compute.device"]);
+    no(&["--gradient-dtype", "bf16"], &["compute.gradient_dtype", "f32", "compute.device"]);
+    no(&["--attention", "flash"], &["compute.attention", "compute.device"]);
     for (flags, named) in [
         (&["--optimizer-state", "bf16-kahan"], "compute.optimizer_state"),
         (&["--gradient-dtype", "bf16"], "compute.gradient_dtype"),

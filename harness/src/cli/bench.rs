@@ -181,17 +181,8 @@ impl BenchArgs {
             kv_tokens: self.kv_tokens,
             max_sequences: self.max_sequences,
         };
-        let f32_only = ComputeSettings {
-            recompute: compute.recompute,
-            kv_tokens: compute.kv_tokens,
-            max_sequences: compute.max_sequences,
-            ..ComputeSettings::CPU
-        };
-        ensure!(
-            device == Device::Cuda || compute == f32_only,
-            "the processor computes in f32 only and with attention of its own: bf16 and flash need --device cuda"
-        );
-        consistent_compute(&compute)?;
+        consistent_compute(&compute)
+            .context("the options are the settings of [compute] of the same names")?;
         Ok(compute)
     }
 }

@@ -6,7 +6,7 @@ use crate::settings::{
     Attention, CheckpointSettings, ComputeSettings, DataSettings, Device, Dtype, ModelSettings,
     OptimizerState, Protocol, Sampling, WarmStart, WorldSettings,
 };
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 use serde::Serialize;
 
 /// Side in pixels of one square of the picture that becomes one token (14-pixel patches, merged 2 by 2).
@@ -37,6 +37,12 @@ impl Checks<'_> {
     fn probability(&mut self, key: &str, value: f64) {
         self.require((0.0..=1.0).contains(&value), key, value, "is a probability: must be from 0 to 1");
     }
+
+    /// Fails with all problems noted.
+    fn finish(self) -> Result<()> {
+        ensure!(self.problems.is_empty(), "settings out of range:\n  {}", self.problems.join("\n  "));
+        Ok(())
+    }
 }
 
 /// Fails with all settings that are out of range.
@@ -52,10 +58,7 @@ pub(super) fn check<A: Presets>(config: &RunConfig<A>, origins: &Origins) -> Res
     if let Some(Err(problem)) = config.algorithm.as_ref().map(A::check) {
         checks.problems.push(format!("algorithm.{problem}"));
     }
-    if !checks.problems.is_empty() {
-        bail!("settings out of range:\n  {}", checks.problems.join("\n  "));
-    }
-    Ok(())
+    checks.finish()
 }
 
 fn check_model(model: &ModelSettings, checks: &mut Checks<'_>) {
@@ -144,8 +147,7 @@ fn check_checkpoint(checkpoint: &CheckpointSettings, checks: &mut Checks<'_>) {
 pub fn consistent_compute(compute: &ComputeSettings) -> Result<()> {
     let mut checks = Checks { origins: &Origins::default(), problems: Vec::new() };
     check_compute(compute, &mut checks);
-    ensure!(checks.problems.is_empty(), "settings out of range:\n  {}", checks.problems.join("\n  "));
-    Ok(())
+    checks.finish()
 }
 
 fn check_compute(compute: &ComputeSettings, checks: &mut Checks<'_>) {

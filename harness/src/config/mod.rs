@@ -1,8 +1,8 @@
 //! Configuration: sparse TOML that people write -> complete, checked, hashed settings of one run.
 //!
 //! Layers, later ones win: the algorithm preset, the scale file (complete), the study's `[settings]`, the
-//! variant's `settings`, those it has `at` this scale, `--set key.path=value`. Tables merge key by key, with two exceptions that make optional
-//! and alternative parts of the algorithm writable:
+//! variant's `settings`, those it has `at` this scale, `--set key.path=value`. Tables merge key by key, with two exceptions
+//! that make optional and alternative parts of the algorithm writable:
 //!
 //! - the text `"none"` in place of a table or number switches an optional part off;
 //! - a table that states another `name` than the one below it replaces it whole (`name` selects a kind).

@@ -1,22 +1,22 @@
 //! Memory in bytes by part, if every prompt and response has its greatest length.
 //!
 //! Weights and optimiser state are there all the time, gradients during an update. Sampling, scoring and updating take
-//! turns, so the largest of the three counts. Per row and layer of width D, key-value width K and feed-forward width F, a forward
-//! pass keeps for its backward pass 6 D + 2 K + 3 F numbers (input, normed, query, attended, middle, normed again; key,
-//! value; gate, up, product) and one normaliser per head in f32; a backward pass holds 9 D + 3 K + 3 F more. With
-//! recomputation only the layers' inputs are kept, and one layer at a time is there whole. The logits of a chunk of
-//! rows exist twice in f32; the largest gradient of a matrix is there once before it is added, and of the rows that
-//! predict a token four are kept. On the processor the
-//! allocator's own keep comes on top: with glibc up to 30 % of an update's memory was measured. Several GPUs divide
-//! weights, gradients and optimiser state (ZeRO-3) and hold the gathered weights of two layers, or of one table.
+//! turns, so the largest of the three counts. Per row and layer of width D, key-value width K and feed-forward width F, a
+//! forward pass keeps for its backward pass 6 D + 2 K + 3 F numbers (input, normed, query, attended, middle, normed again;
+//! key, value; gate, up, product) and one normaliser per head in f32; a backward pass holds 9 D + 3 K + 3 F more. With
+//! recomputation only the layers' inputs are kept, and one layer at a time is there whole. The logits of a chunk of rows
+//! exist twice in f32; the largest gradient of a matrix is there once before it is added, and of the rows that predict a
+//! token four are kept. On the processor the allocator's own keep comes on top: with glibc up to 30 % of an update's memory
+//! was measured. Several GPUs divide weights, gradients and optimiser state (ZeRO-3) and hold the gathered weights of two
+//! layers, or of one table.
 
 use super::{Lengths, PATCH_VALUES, kv_width, layer_weights, weights};
 use crate::settings::{ComputeSettings, Device, Dtype, ModelSettings};
 
 /// Rows whose logits exist at the same time.
-const LOGIT_CHUNK: u64 = 1024;
-/// Most rows of prompts that are computed at the same time before sampling, but always one prompt.
-const PREFILL_ROWS: u64 = 16_384;
+pub const LOGIT_ROWS: u64 = 1024;
+/// Most rows that are computed at the same time while sampling, but always one prompt.
+pub const SAMPLING_ROWS: u64 = 16_384;
 /// Passes whose corrupted pictures are on the processor at the same time: one is scored, one is ready, one is made.
 const PREPARED_PASSES: u64 = 3;
 /// Tokens per page of the cache.
@@ -266,7 +266,7 @@ impl Load<'_> {
     }
 
     fn logits(&self, rows: u64) -> u64 {
-        2 * rows.min(LOGIT_CHUNK) * self.vocab_size as u64 * Dtype::F32.bytes()
+        2 * rows.min(LOGIT_ROWS) * self.vocab_size as u64 * Dtype::F32.bytes()
     }
 
     /// A pass that keeps nothing: the larger of a layer and a block of the tower with its pixels, and logits.
@@ -304,7 +304,7 @@ impl Load<'_> {
     fn prefill(&self) -> u64 {
         let prompts = self.running().div_ceil(self.group.max(1));
         let (prompt, running) = (self.lengths.prompt.max(1), self.running());
-        let together = prompts.min((PREFILL_ROWS / prompt).max(1));
+        let together = prompts.min((SAMPLING_ROWS / prompt).max(1));
         self.forward(Rows {
             tokens: together * prompt,
             patches: together * 4 * self.lengths.visual,

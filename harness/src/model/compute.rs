@@ -1,6 +1,7 @@
 //! Where and in which numbers a model computes.
 
 use super::kernels::on_a_worker;
+use crate::cost::memory;
 use crate::settings::{Attention, ComputeSettings, DecodeLimits, Device as Kind, Dtype, OptimizerState};
 use anyhow::Result;
 use candle_core::{DType, Device, Tensor};
@@ -25,7 +26,7 @@ pub struct RowLimits {
 
 impl Default for RowLimits {
     fn default() -> Self {
-        Self { logits: 1024, sampling: 16_384 }
+        Self { logits: memory::LOGIT_ROWS as usize, sampling: memory::SAMPLING_ROWS as usize }
     }
 }
 
@@ -65,13 +66,13 @@ impl Compute {
     /// # Errors
     /// If this build does not have it, this machine has no card ([`NoCard`]), or another thread has opened it.
     pub fn open(settings: &ComputeSettings) -> Result<Self> {
+        if settings.attention == Attention::Flash {
+            flash_is_built()?;
+        }
         let device = match settings.device {
             Kind::Cpu => Device::Cpu,
             Kind::Cuda => open_card()?,
         };
-        if settings.attention == Attention::Flash {
-            flash_is_built()?;
-        }
         Ok(Self::new(*settings, device, false))
     }
 

@@ -16,7 +16,7 @@ use anyhow::{Result, ensure};
 use std::collections::VecDeque;
 
 /// Tokens per page.
-pub(crate) const PAGE: usize = 32;
+pub(crate) const PAGE: usize = crate::cost::memory::PAGE as usize;
 
 /// A prompt and the sequences that continue it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

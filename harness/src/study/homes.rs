@@ -36,7 +36,9 @@ impl Homes {
 
     /// The settings of the cell that an arm shares, or its own.
     pub(super) fn settle(&self, config: RunConfig) -> Result<RunConfig> {
-        let home = self.0.get(&config.settings_hash()?);
-        Ok(home.map_or(config.clone(), |home| RunConfig { seed: config.seed, ..home.clone() }))
+        Ok(match self.0.get(&config.settings_hash()?) {
+            Some(home) => RunConfig { seed: config.seed, ..home.clone() },
+            None => config,
+        })
     }
 }

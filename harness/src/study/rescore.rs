@@ -78,7 +78,7 @@ fn compare_lines(
 }
 
 /// The batch that the run learned from.
-pub fn batch(config: &RunConfig, step: u64, lines: &[RolloutLine]) -> Batch {
+fn batch(config: &RunConfig, step: u64, lines: &[RolloutLine]) -> Batch {
     let train = &config.train;
     let groups = lines.len() / train.group_size.max(1);
     Batch {
