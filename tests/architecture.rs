@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Every module and its level. A module uses its own level and those below.
-const LEVELS: [(&str, u8); 27] = [
+const LEVELS: [(&str, u8); 28] = [
     ("types", 0),
     ("settings", 0),
     ("rng", 0),
@@ -29,6 +29,7 @@ const LEVELS: [(&str, u8); 27] = [
     ("eval", 3),
     ("score", 3),
     ("speed", 3),
+    ("spotlight", 3),
     ("config", 4),
     ("study", 4),
     ("report", 4),

@@ -190,7 +190,7 @@ fn evaluated(
     let settings = EvalSettings { batch, samples: 3, ..config.eval.clone() };
     let progress = StopAt { done: AtomicU64::new(0), at: stop_at };
     let mut done = 0;
-    let lines = evaluate(policy, &items, &settings, 1, &mut done, &progress)?;
+    let lines = evaluate(policy, &items, &settings, 1, &mut done, &progress)?.lines;
     assert_eq!((done, progress.done.load(SeqCst)), (21, 21));
     Ok((done, lines))
 }

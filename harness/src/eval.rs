@@ -4,14 +4,23 @@
 
 use crate::progress::Progress;
 use crate::rng::{Purpose, stream};
-use crate::rollout::{Policy, SampleRules};
+use crate::rollout::{Group, Policy, SampleRules};
 use crate::settings::{DecodeLimits, EvalSettings};
 use crate::types::{Example, SampleLine};
 use anyhow::{Result, ensure};
+use std::collections::BTreeMap;
+
+/// What an evaluation leaves.
+pub struct Evaluated {
+    /// One line per completion, in order.
+    pub lines: Vec<SampleLine>,
+    /// The first items whole, as many as the settings ask for.
+    pub spotlight: Vec<Group>,
+}
 
 /// Evaluates items, in order; `seed` is the run's, so that all arms of a study share the sampling noise.
 ///
-/// `done` completions were finished before (for the progress display); returns one line per completion, in order.
+/// `done` completions were finished before (for the progress display).
 ///
 /// # Errors
 /// Those of [`Policy::sample_each`], among them [`crate::progress::Interrupted`].
@@ -22,7 +31,7 @@ pub fn evaluate(
     seed: u64,
     done: &mut u64,
     progress: &dyn Progress,
-) -> Result<Vec<SampleLine>> {
+) -> Result<Evaluated> {
     ensure!(settings.samples > 0, "eval.samples must be at least 1");
     let samples = settings.samples as usize;
     let stop = || progress.stop_requested();
@@ -35,6 +44,7 @@ pub fn evaluate(
         stream(seed, Purpose::Evaluation, &at)
     };
     let mut lines: Vec<Vec<SampleLine>> = vec![vec![]; examples.len()];
+    let mut spotlight = BTreeMap::new();
     let (mut right, mut graded) = (0, 0);
     policy.sample_each(examples, &rules, at, &mut |i, group| {
         right += group.samples.iter().filter(|s| s.outcome.reward() > 0.0).count();
@@ -43,9 +53,15 @@ pub fn evaluate(
         let accuracy = 100.0 * right as f64 / graded as f64;
         progress.advance(*done, &format!("{} {accuracy:.1} %", group.example.benchmark));
         lines[i] = group.lines();
+        if i < settings.spotlight_items {
+            spotlight.insert(i, group);
+        }
         Ok(())
     })?;
-    Ok(lines.into_iter().flatten().collect())
+    Ok(Evaluated {
+        lines: lines.into_iter().flatten().collect(),
+        spotlight: spotlight.into_values().collect(),
+    })
 }
 
 /// Sequences decoded at a time: the evaluation's batch, or the policy's limit where that is lower.

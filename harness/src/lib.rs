@@ -20,7 +20,7 @@
 //! |---|---|---|
 //! | 5 | [`cli`] | prints and draws progress; the only place that does |
 //! | 4 | [`config`] [`study`] [`report`] | settings to cells, lines to tables |
-//! | 3 | [`train`] [`eval`] [`rollout`] [`score`] [`warm_start`] [`speed`] | the loops |
+//! | 3 | [`train`] [`eval`] [`rollout`] [`score`] [`spotlight`] [`warm_start`] [`speed`] | the loops |
 //! | 2 | [`model`] [`mod@bench`] [`hub`] [`store`] | tensors, questions, downloads, files |
 //! | 1 | [`grade`] [`algo`] [`stats`] [`perturb`] [`image`] [`prompt`] [`cost`] | pure functions |
 //! | 0 | [`types`] [`settings`] [`progress`] [`rng`] | plain data |
@@ -61,6 +61,8 @@ pub mod score;
 pub mod settings;
 #[cfg(feature = "candle")]
 pub mod speed;
+#[cfg(feature = "candle")]
+pub mod spotlight;
 pub mod stats;
 pub mod store;
 #[cfg(feature = "candle")]

@@ -108,7 +108,7 @@ pub struct TrainSettings {
     pub old_logp: OldLogp,
     /// Steps between two checkpoints.
     pub checkpoint_every: u64,
-    /// Steps between two whose rollouts are kept token by token; 0 keeps none.
+    /// The rollouts of the first step, and of every so many, are kept token by token; 0 keeps none.
     pub record_every: u64,
 }
 
@@ -145,6 +145,9 @@ pub struct EvalSettings {
     /// The protocol that these settings follow; recorded with every number. None is the same as [`Protocol::Own`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol: Option<Protocol>,
+    /// The first items of each benchmark whose completions are kept token by token, with their visual dependency and both
+    /// pictures, for the report's pages; 0 keeps none.
+    pub spotlight_items: usize,
     /// Picture areas of the evaluation where they are not those of training.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pictures: Option<PixelRange>,

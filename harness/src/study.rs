@@ -26,7 +26,7 @@ pub use questions::{
 };
 pub use rescore::{Other, Rescored, rescore};
 
-use crate::algo::Algorithm;
+use crate::algo::{Algorithm, recorded_corruption};
 use crate::config::{Scale, Setting, Study, Variant};
 use crate::eval::evaluate;
 use crate::model::Compute;
@@ -35,6 +35,7 @@ use crate::progress::Progress;
 use crate::report::{Arm, ArmState, PaperTables, Table, TableSpec};
 use crate::rollout::Policy;
 use crate::settings::{Dtype, EvalSettings};
+use crate::spotlight::spotlight;
 use crate::stats::ItemScore;
 use crate::store::{Cell, CellKey, Checkpoint, Store, write_files};
 use crate::train::{Figures, Recipe, Trainer, TrainingData};
@@ -302,7 +303,7 @@ fn run_cell(
         }
         _ => base,
     };
-    evaluate_cell(&evaluated(policy, config), &benchmarks, &config.eval, config.seed, cell, progress)?;
+    evaluate_cell(&evaluated(policy, config), &benchmarks, config, cell, progress)?;
     cell.mark_done()
 }
 
@@ -352,15 +353,17 @@ fn step_message(figures: &Figures, seconds: f64) -> String {
     )
 }
 
-/// Evaluates the benchmarks that a cell has not evaluated yet.
+/// Evaluates the benchmarks that a cell has not evaluated yet. The spotlight's pictures are corrupted as in the training
+/// of the configuration, or as in the paper.
 pub fn evaluate_cell(
     policy: &Policy,
     benchmarks: &Benchmarks,
-    settings: &EvalSettings,
-    seed: u64,
+    config: &RunConfig,
     cell: &Cell,
     progress: &dyn Progress,
 ) -> Result<()> {
+    let (settings, seed) = (&config.eval, config.seed);
+    let corruption = &recorded_corruption(config.algorithm.as_ref());
     let samples = settings.samples as usize;
     let expected: Vec<(String, usize)> =
         benchmarks.iter().map(|(name, items)| (name.clone(), items.len() * samples)).collect();
@@ -369,10 +372,12 @@ pub fn evaluate_cell(
     let mut done: u64 =
         expected.iter().filter(|(name, _)| log.is_complete(name)).map(|(_, n)| *n as u64).sum();
     progress.begin(&format!("evaluate {}", cell.key()), done, total as u64);
-    for (name, items) in benchmarks {
+    for (number, (name, items)) in benchmarks.iter().enumerate() {
         if !log.is_complete(name) {
-            let lines = evaluate(policy, items, settings, seed, &mut done, progress)?;
-            log.append(name, &lines)?;
+            let found = evaluate(policy, items, settings, seed, &mut done, progress)?;
+            let spotlight = found.spotlight.iter().map(|group| spotlight(policy, group, corruption, seed));
+            cell.keep_spotlight(number, &spotlight.collect::<Result<Vec<_>>>()?)?;
+            log.append(name, &found.lines)?;
         }
     }
     progress.end();

@@ -146,7 +146,7 @@ impl<'a> Trainer<'a> {
         let (groups, drawn) = self.collect(&mut figures, progress)?;
         let step = self.position.step + 1;
         let every = self.recipe.train.record_every;
-        let kept = every > 0 && step.is_multiple_of(every);
+        let kept = every > 0 && (step == 1 || step.is_multiple_of(every));
         let rollouts = kept.then(|| self.record(&groups)).transpose()?;
         self.update(&groups, &mut figures)?;
         self.position = Position { step, drawn };

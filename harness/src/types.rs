@@ -1,5 +1,6 @@
 //! Plain data that every level may use. No behaviour beyond small conversions, no I/O.
 
+use crate::settings::CorruptionKind;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::sync::Arc;
@@ -126,7 +127,7 @@ pub struct SampleLine {
     pub stop: StopReason,
 }
 
-/// One line of `rollouts/step-N.jsonl`: a training response token by token, as the sampling policy sees it. Vectors have
+/// A response token by token, as the policy that sampled it sees it: one line of `rollouts/step-N.jsonl`. Vectors have
 /// one entry per token, the end token counted; log-probabilities are those of the full softmax, in nats.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -153,4 +154,27 @@ pub struct RolloutLine {
     pub kl_t: Vec<f32>,
     /// Jensen-Shannon divergence of the two, in nats.
     pub js_t: Vec<f32>,
+}
+
+/// An evaluated question with its pictures and its responses token by token: one line of `spotlight/N.jsonl`. All of its
+/// responses were scored under the same corrupted pictures.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SpotlightItem {
+    /// Benchmark (table column).
+    pub benchmark: String,
+    /// Item id within the benchmark.
+    pub item: String,
+    /// The question.
+    pub problem: String,
+    /// The gold answer.
+    pub answer: String,
+    /// What was done to the pictures.
+    pub corruption: CorruptionKind,
+    /// The pictures as the policy saw them, reduced for display: PNG in base64.
+    pub pictures: Vec<String>,
+    /// The same, corrupted.
+    pub corrupted: Vec<String>,
+    /// The responses, by sample index.
+    pub responses: Vec<RolloutLine>,
 }

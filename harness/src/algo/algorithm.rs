@@ -377,3 +377,9 @@ impl Perception {
         Ok(())
     }
 }
+
+/// The corruption under which recorded responses are scored: that of the algorithm, or the paper's where it has none.
+pub fn recorded_corruption(algorithm: Option<&Algorithm>) -> Corruption {
+    let perception = algorithm.and_then(|algorithm| algorithm.perception.clone());
+    perception.unwrap_or_else(Perception::vppo).corruption
+}

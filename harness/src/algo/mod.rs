@@ -48,7 +48,7 @@ pub use advantage::keep_group;
 pub use algorithm::{
     Advantage, Aggregation, Algorithm, Ceiling, Clip, Denominator, EntropyPenalty, Estimator, GroupFilter,
     Guide, KlPenalty, Mask, OverlongPenalty, Perception, PolicyVersion, Scope, Shaping, ShapingTarget,
-    TokenFilter,
+    TokenFilter, recorded_corruption,
 };
 pub use comparison::{Comparison, Effect, compare};
 pub use credit::{Batch, Corrupted, Credit, Response, Scales, TokenWeights, assign_credit};

@@ -207,7 +207,7 @@ pub(super) fn eval(args: &EvalArgs) -> Result<()> {
     } else {
         let policy = study::evaluated(run.policy.clone(), &run.config);
         study::refuse_what_cannot_fit(&run.config, &policy, benchmarks.iter().flat_map(|(_, items)| items))?;
-        study::evaluate_cell(&policy, &benchmarks, &run.config.eval, run.config.seed, cell, &display)?;
+        study::evaluate_cell(&policy, &benchmarks, &run.config, cell, &display)?;
         cell.mark_done()?;
     }
     let lines = cell.samples()?.context("the evaluation left no samples")?;

@@ -26,6 +26,7 @@
 //! rule 3.1, processor 7.0); 4.8 times faster than the shortest NumPy code for the processor's part.
 
 mod decode;
+mod encode;
 mod grey16;
 mod jpeg;
 mod processor;
@@ -35,6 +36,7 @@ mod storage;
 mod weights;
 
 pub use crate::settings::Alpha;
+pub use encode::png;
 pub use processor::{Patches, Processor, patches};
 
 use crate::types::{Picture, Rgb};

@@ -3,7 +3,7 @@
 use super::provenance::Provenance;
 use super::sealed::{Checkpoint, Checkpoints};
 use super::{CellKey, SampleLog, canonical, files, parse_json};
-use crate::types::{RolloutLine, SampleLine};
+use crate::types::{RolloutLine, SampleLine, SpotlightItem};
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -21,6 +21,7 @@ const INPUTS: &str = "inputs.json";
 const SAMPLES: &str = "samples.jsonl";
 const CHECKPOINTS: &str = "checkpoints";
 const ROLLOUTS: &str = "rollouts";
+const SPOTLIGHT: &str = "spotlight";
 const DONE: &str = "done.json";
 const LOCK: &str = ".lock";
 /// How many differing settings an error lists.
@@ -38,6 +39,10 @@ pub struct StepLine {
 
 fn rollout_file(step: u64) -> String {
     format!("step-{step}.jsonl")
+}
+
+fn spotlight_file(number: usize) -> String {
+    format!("{number}.jsonl")
 }
 
 /// What can be read from a cell, with or without its lock.
@@ -101,6 +106,14 @@ impl CellRecord {
     /// The kept rollouts of a step.
     pub fn rollouts(&self, step: u64) -> Result<Vec<RolloutLine>> {
         files::read_jsonl(&self.dir.join(ROLLOUTS).join(rollout_file(step)))
+    }
+
+    /// The evaluated items that were kept token by token, in the order of the benchmarks.
+    pub fn spotlight(&self) -> Result<Vec<SpotlightItem>> {
+        let dir = self.dir.join(SPOTLIGHT);
+        let files = (0..).map(|number| dir.join(spotlight_file(number))).take_while(|path| path.is_file());
+        let items = files.map(|path| files::read_jsonl(&path)).collect::<Result<Vec<Vec<SpotlightItem>>>>()?;
+        Ok(items.into_iter().flatten().collect())
     }
 
     /// The cell's folder.
@@ -300,10 +313,15 @@ impl Cell {
 
     /// Writes the rollouts of a step, or writes them again.
     pub fn keep_rollouts(&self, step: u64, lines: &[RolloutLine]) -> Result<()> {
-        let dir = self.dir.join(ROLLOUTS);
-        std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
-        let lines: Vec<String> = lines.iter().map(serde_json::to_string).collect::<Result<_, _>>()?;
-        files::write_file(&dir.join(rollout_file(step)), (lines.join("\n") + "\n").as_bytes())
+        write_jsonl(&self.dir.join(ROLLOUTS), &rollout_file(step), lines)
+    }
+
+    /// Writes the spotlight of the evaluation's benchmark of this number, or writes it again. None is no file.
+    pub fn keep_spotlight(&self, number: usize, items: &[SpotlightItem]) -> Result<()> {
+        if items.is_empty() {
+            return Ok(());
+        }
+        write_jsonl(&self.dir.join(SPOTLIGHT), &spotlight_file(number), items)
     }
 
     /// Makes the logs durable, writes the checkpoint, and removes all but the newest two.
@@ -325,6 +343,12 @@ impl Cell {
         let mark = json!({ "config_blake3": canonical::content_hash(&self.config()?) });
         files::write_file(&self.dir.join(DONE), canonical::pretty_json(&mark).as_bytes())
     }
+}
+
+fn write_jsonl<T: Serialize>(dir: &Path, name: &str, lines: &[T]) -> Result<()> {
+    files::create_dir(dir)?;
+    let lines: Vec<String> = lines.iter().map(serde_json::to_string).collect::<Result<_, _>>()?;
+    files::write_file(&dir.join(name), (lines.join("\n") + "\n").as_bytes())
 }
 
 fn lock(dir: &Path, key: &CellKey) -> Result<File> {
