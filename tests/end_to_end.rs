@@ -14,6 +14,9 @@ use std::time::Duration;
 /// Files that tell of the machine, the clock and the process, not of the result.
 const INCIDENTAL: [&str; 3] = ["provenance.json", "timing.jsonl", ".lock"];
 
+/// The page tells the time and the machine of each run.
+const PAGE: [&str; 1] = [".html"];
+
 /// Fails where the cells of `arms` are not the reference's to the byte: settings, figures, completions, final
 /// weights, and the two newest checkpoints with weights and optimiser state.
 #[track_caller]
@@ -39,7 +42,7 @@ fn another_folder_and_other_thread_counts_give_the_same_bytes() {
         command.env("RAYON_NUM_THREADS", threads);
         succeeds(command);
         assert_same_cells(folder.path(), &arms);
-        assert_same(&expected.path().join("results"), &folder.path().join("results"), &[]);
+        assert_same(&expected.path().join("results"), &folder.path().join("results"), &PAGE);
         let artifacts = "runs/artifacts/base";
         let except = ["provenance.json", "manifest.json", ".lock"];
         assert_same(&reference().out().join(artifacts), &folder.path().join(artifacts), &except);
@@ -55,7 +58,7 @@ fn ten_kills_change_no_byte() {
     let expected = reference().tables_of(&arms);
     let check = |out: &Path| {
         assert_same_cells(out, &arms);
-        assert_same(&expected.path().join("results"), &out.join("results"), &[]);
+        assert_same(&expected.path().join("results"), &out.join("results"), &PAGE);
     };
     let longest = reference().elapsed.mul_f64(0.2);
     let mut folder = tempfile::tempdir().unwrap();
@@ -109,16 +112,41 @@ fn tables_are_made_from_the_stored_lines_alone() {
     let text = fs::read_to_string(&samples).unwrap();
     let (from, to) =
         if text.contains("\"wrong\"") { ("\"wrong\"", "\"correct\"") } else { ("\"correct\"", "\"wrong\"") };
-    fs::write(&samples, text.replacen(from, to, 1)).unwrap();
-    succeeds(study("report", folder.path(), &[]));
+    let other = text.replacen(from, to, 1);
+    fs::write(&samples, &other).unwrap();
+    refused(study("report", folder.path(), &[]), &["samples.jsonl has changed", "done.json"]);
+
+    // The way out that the error names.
+    fs::remove_file(cell(folder.path(), "vppo").join("done.json")).unwrap();
+    succeeds(study("reproduce", folder.path(), &[]));
+    assert_eq!(fs::read_to_string(&samples).unwrap(), other, "nothing is evaluated anew");
     for name in ["main.csv", "main.items.csv", "main.md"] {
         let (a, b) = (reference().out().join("results/smoke").join(name), results.join("smoke").join(name));
         assert_ne!(fs::read(a).unwrap(), fs::read(b).unwrap(), "{name}: one verdict more must be seen");
     }
+}
 
-    let short: String = text.split_inclusive('\n').skip(1).collect();
-    fs::write(&samples, short).unwrap();
-    refused(study("report", folder.path(), &[]), &["vppo"]);
+/// A change of any one byte of the samples is noticed; the bytes are drawn over the whole file.
+#[test]
+fn no_line_of_the_samples_can_change_unnoticed() {
+    let folder = reference().whole();
+    let samples = cell(folder.path(), "grpo").join("samples.jsonl");
+    let bytes = fs::read(&samples).unwrap();
+    let mut draws: Stream = stream(1, Purpose::World, &["byte".into()]);
+    let store = Store::open(folder.path().join("runs")).unwrap();
+    let key = CellKey { scale: "smoke".into(), study: "main".into(), variant: "grpo".into(), seed: 1 };
+    let stored = store.read_only(&key).unwrap();
+    assert!(stored.samples().unwrap().is_some());
+    for _ in 0..100 {
+        let mut changed = bytes.clone();
+        let at = draws.below(bytes.len());
+        changed[at] = if bytes[at] == b'1' { b'2' } else { b'1' };
+        fs::write(&samples, changed).unwrap();
+        let error = format!("{:#}", stored.samples().unwrap_err());
+        assert!(error.contains("samples.jsonl has changed"), "byte {at}: {error}");
+    }
+    fs::write(&samples, &bytes[..bytes.len() - 1]).unwrap();
+    refused(study("report", folder.path(), &[]), &["samples.jsonl", "grpo"]);
 }
 
 #[test]

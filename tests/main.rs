@@ -20,6 +20,7 @@ mod image;
 #[cfg(feature = "candle")]
 mod model;
 #[cfg(feature = "candle")]
+mod page;
 mod parity;
 #[cfg(feature = "candle")]
 mod plan;

@@ -11,6 +11,7 @@ mod budget;
 mod forecast;
 mod homes;
 mod inputs;
+mod pages;
 mod questions;
 mod rescore;
 
@@ -123,9 +124,15 @@ impl Plan {
         Store::open(self.out.join("runs"))
     }
 
-    /// Where the tables are written.
+    /// Where tables and pages are written: a folder of its own for seeds that are not the study's, so that none replaces
+    /// those of others.
     pub fn results(&self) -> PathBuf {
-        self.out.join("results").join(&self.scale.name)
+        let dir = self.out.join("results").join(&self.scale.name);
+        if self.seeds == self.study.seeds { dir } else { dir.join(format!("seeds-{}", self.seed_list("-"))) }
+    }
+
+    fn seed_list(&self, between: &str) -> String {
+        self.seeds.iter().map(u64::to_string).collect::<Vec<_>>().join(between)
     }
 }
 
@@ -145,13 +152,21 @@ pub fn reproduce(plan: &Plan, progress: &dyn Progress, mut show: impl FnMut(&Tab
         }
         run_cell(config, &plan.sources, &store, &cell, progress)?;
         drop(cell);
-        show(&report(plan)?);
+        show(&tables(plan)?);
     }
     report(plan)
 }
 
-/// Makes the tables from the stored lines and writes them to the results folder.
+/// Makes the tables and the page from what the runs stored, and writes them to the results folder.
 pub fn report(plan: &Plan) -> Result<Table> {
+    let table = tables(plan)?;
+    let page = table.page(&pages::page(plan, vec![])?)?;
+    write_files(&plan.results(), &[(format!("{}.html", plan.study.name), page)])?;
+    Ok(table)
+}
+
+/// Makes the tables from the stored lines and writes them to the results folder.
+fn tables(plan: &Plan) -> Result<Table> {
     let (table, arms) = table(plan)?;
     let files = crate::report::files(&plan.study.name, &table, &arms)?;
     write_files(&plan.results(), &files)?;
@@ -187,12 +202,11 @@ fn table(plan: &Plan) -> Result<(Table, Vec<Arm>)> {
     let protocol: EvalSettings = protocol.context("the study has no variants")?;
     let first = plan.config(&plan.study.base, plan.seeds.first().copied().unwrap_or_default())?;
     let notes = common_inputs(plan, &store, &columns)?.notes(&arms);
-    let seeds: Vec<String> = plan.seeds.iter().map(u64::to_string).collect();
     let spec = TableSpec {
         title: plan.study.question.clone(),
         study: plan.study.name.clone(),
         scale: plan.scale.name.clone(),
-        seeds: seeds.join(", "),
+        seeds: plan.seed_list(", "),
         config_hashes: hashes,
         protocol: protocol.in_words(first.pictures()),
         notes,

@@ -77,9 +77,15 @@ pub(super) fn run(study: &str, args: &RunArgs) -> Result<()> {
     if !shown {
         println!("{}", table.terminal(COLUMNS));
     }
-    println!("tables: {}", plan.results().join(format!("{}.md", plan.study.name)).display());
+    println!("{}", made(&plan));
     println!("runs:   {}", plan.out.join("runs").display());
     Ok(())
+}
+
+/// What a report has written, for the user to open.
+fn made(plan: &Plan) -> String {
+    let file = |kind: &str| plan.results().join(format!("{}.{kind}", plan.study.name));
+    format!("tables: {}\npage:   {}", file("md").display(), file("html").display())
 }
 
 /// One study, or all of the repository.
@@ -99,7 +105,7 @@ pub(super) fn list(args: &ListArgs) -> Result<()> {
 pub(super) fn report(args: &ReportArgs) -> Result<()> {
     let plan = plan(&args.name, &args.study)?;
     println!("{}", study::report(&plan)?.terminal(COLUMNS));
-    println!("tables: {}", plan.results().join(format!("{}.md", plan.study.name)).display());
+    println!("{}", made(&plan));
     Ok(())
 }
 

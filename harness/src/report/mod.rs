@@ -17,14 +17,18 @@
 
 mod build;
 mod draw;
+mod figures;
 mod items;
 mod long;
+mod page;
 mod paper;
 mod sections;
 mod table;
 
 pub use crate::stats::ItemScore;
+pub use figures::Figure;
 pub use items::{items_by_arm, items_csv, parse_items};
+pub use page::{ArmPage, Mark, Page, RunPage, SettingChange, Spotlight, SpotlightArm};
 pub use paper::{PaperRow, PaperTables};
 pub use table::{
     Arm, ArmState, Cell, Change, ChangeRow, Counts, Interval, Part, RunScore, Score, ScoreRow, SeedScore,

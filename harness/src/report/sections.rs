@@ -4,6 +4,7 @@ use super::PaperRow;
 use super::table::{
     Cell, Change, ChangeRow, Counts, Interval, Part, RunScore, Score, ScoreRow, SeedScore, Table,
 };
+use serde::Serialize;
 
 /// Shown where a value does not exist (no interval).
 const NONE: &str = "–";
@@ -11,6 +12,7 @@ const NONE: &str = "–";
 const UNKNOWN: &str = "not known";
 
 /// A titled grid. The first column is text, the others are numbers.
+#[derive(Serialize)]
 pub(super) struct Section {
     pub(super) title: String,
     pub(super) note: String,

@@ -7,7 +7,7 @@ use crate::types::{RolloutLine, SampleLine, SpotlightItem};
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::ops::Deref;
@@ -35,6 +35,18 @@ pub struct StepLine {
     pub step: u64,
     /// Figures by name.
     pub metrics: BTreeMap<String, f64>,
+}
+
+/// The content of `done.json`.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Mark {
+    config_blake3: String,
+    samples_blake3: String,
+}
+
+fn hash(bytes: &[u8]) -> String {
+    blake3::hash(bytes).to_hex().to_string()
 }
 
 fn rollout_file(step: u64) -> String {
@@ -112,7 +124,8 @@ impl CellRecord {
     pub fn spotlight(&self) -> Result<Vec<SpotlightItem>> {
         let dir = self.dir.join(SPOTLIGHT);
         let files = (0..).map(|number| dir.join(spotlight_file(number))).take_while(|path| path.is_file());
-        let items = files.map(|path| files::read_jsonl(&path)).collect::<Result<Vec<Vec<SpotlightItem>>>>()?;
+        let items =
+            files.map(|path| files::read_jsonl(&path)).collect::<Result<Vec<Vec<SpotlightItem>>>>()?;
         Ok(items.into_iter().flatten().collect())
     }
 
@@ -152,12 +165,32 @@ impl CellRecord {
     }
 
     /// The evaluated completions; `None` while the evaluation is not complete.
+    ///
+    /// # Errors
+    /// Those of a complete cell are refused if they are not, to the byte, those that it was completed with.
     pub fn samples(&self) -> Result<Option<Vec<SampleLine>>> {
         let path = self.dir.join(SAMPLES);
         if !path.exists() && !self.is_done() {
             return Ok(None);
         }
-        files::read_jsonl(&path).map(Some)
+        let bytes = files::read(&path)?;
+        if self.is_done() {
+            self.check_samples(&bytes)?;
+        }
+        files::jsonl(&path, &bytes).map(Some)
+    }
+
+    fn check_samples(&self, bytes: &[u8]) -> Result<()> {
+        let done = self.dir.join(DONE);
+        let mark: Mark = parse_json(&done, &files::read(&done)?)?;
+        ensure!(
+            mark.samples_blake3 == hash(bytes),
+            "{} has changed since the run was completed: restore it; or, if the change is meant, delete {} and run the \
+             study again, which trains and evaluates nothing anew",
+            self.dir.join(SAMPLES).display(),
+            done.display()
+        );
+        Ok(())
     }
 
     /// What the cell was made from besides its settings, where that was kept.
@@ -340,7 +373,11 @@ impl Cell {
     /// Marks the cell complete. Fails if the samples are not.
     pub fn mark_done(&self) -> Result<()> {
         ensure!(self.samples()?.is_some(), "{} is not complete: its evaluation is missing", self.key);
-        let mark = json!({ "config_blake3": canonical::content_hash(&self.config()?) });
+        let mark = Mark {
+            config_blake3: canonical::content_hash(&self.config()?),
+            samples_blake3: hash(&files::read(&self.dir.join(SAMPLES))?),
+        };
+        let mark = serde_json::to_value(mark)?;
         files::write_file(&self.dir.join(DONE), canonical::pretty_json(&mark).as_bytes())
     }
 }

@@ -148,12 +148,16 @@ pub(super) fn numbered_folders(dir: &Path, prefix: &str) -> Result<Vec<u64>> {
 /// Reads a finished file of JSON lines. A line that is not a `T`, and a last line without its line end, are
 /// errors that name file and line.
 pub fn read_jsonl<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
-    let bytes = read(path)?;
+    jsonl(path, &read(path)?)
+}
+
+/// As [`read_jsonl`], of a file's bytes.
+pub(super) fn jsonl<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<Vec<T>> {
     if !bytes.is_empty() && !bytes.ends_with(b"\n") {
         let line = bytes.split(|&b| b == b'\n').count();
         return Err(damaged(path, line).context("the last line has no end"));
     }
-    Ok(whole_lines(path, &bytes)?.into_iter().map(|line| line.value).collect())
+    Ok(whole_lines(path, bytes)?.into_iter().map(|line| line.value).collect())
 }
 
 /// One parsed line and where it ends in the file.

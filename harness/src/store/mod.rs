@@ -7,8 +7,10 @@
 //!     metrics.jsonl      one line per step, deterministic figures only
 //!     timing.jsonl       one line per step, wall-clock figures, kept apart from the above
 //!     samples.jsonl      one line per evaluated completion (`samples.partial.jsonl` until all are there)
-//!     checkpoints/step-<n>/   sealed folders, the newest two
-//!     done.json          there once the cell is complete
+//!     rollouts/step-<n>.jsonl   training responses of a step, token by token
+//!     spotlight/<n>.jsonl       the first items of the n-th benchmark, token by token, with their pictures
+//!     checkpoints/step-<n>/     sealed folders, the newest two
+//!     done.json          there once the cell is complete; holds the hash of samples.jsonl
 //! runs/artifacts/<kind>/<hash>/   sealed folders addressed by what determines their content
 //! ```
 //!

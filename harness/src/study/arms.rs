@@ -71,7 +71,7 @@ fn in_words(difference: &Difference) -> String {
 }
 
 /// A value as one writes it; a whole part of the algorithm, which has many, as `{...}`.
-fn shown(value: &Option<Value>) -> String {
+pub(super) fn shown(value: &Option<Value>) -> String {
     match value {
         None | Some(Value::Null) => "none".into(),
         Some(Value::Object(part)) if !part.contains_key("name") => "{...}".into(),

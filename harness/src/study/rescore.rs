@@ -92,7 +92,7 @@ fn batch(config: &RunConfig, step: u64, lines: &[RolloutLine]) -> Batch {
     }
 }
 
-fn response(line: &RolloutLine) -> Response {
+pub(super) fn response(line: &RolloutLine) -> Response {
     Response {
         item: line.item.clone(),
         sample: line.sample,
