@@ -8,6 +8,7 @@
 mod arms;
 mod base;
 mod budget;
+mod figures;
 mod forecast;
 mod homes;
 mod inputs;
@@ -17,6 +18,7 @@ mod rescore;
 pub use arms::{arms, list, list_arms};
 pub use base::{base_policy, evaluated};
 pub use budget::{Machine, available, outlook, refuse_large_weights, refuse_what_cannot_fit};
+pub use figures::figures;
 pub use forecast::{by_repository, downloads, downloads_in_words, forecast};
 pub use homes::Homes;
 pub use inputs::{DataRecord, Inputs, fingerprint};

@@ -17,6 +17,7 @@
 
 mod build;
 mod draw;
+mod figures;
 mod items;
 mod long;
 mod paper;
@@ -24,6 +25,7 @@ mod sections;
 mod table;
 
 pub use crate::stats::ItemScore;
+pub use figures::{ArmData, BaseData, Figure, FigureData, Response, TokenData, TokenKind, figures};
 pub use items::{items_by_arm, items_csv, parse_items};
 pub use paper::{PaperRow, PaperTables};
 pub use table::{
