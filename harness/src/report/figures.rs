@@ -8,7 +8,7 @@
 //! The parts: [`FigureData`] is what is drawn; `curves`, `tokens`, `responses` and `kinds` make figures of it as a list of
 //! marks (`sheet`), with `axes`; `render` turns marks into SVG and pixels; `published` holds the paper's values;
 //! [`TokenKind`] tells what kind of token a text is. For a page that is dark: in the SVG files text and axes are
-//! `#333333` (the base model's marks too), the grid is `#DDDDDD`, and nothing stands for the background.
+//! `#333333`, the grid is `#DDDDDD`, and nothing stands for the background.
 //!
 //! What it does not know: where runs and files lie, what an algorithm is.
 //!

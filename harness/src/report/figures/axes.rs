@@ -55,6 +55,7 @@ impl Axis {
     pub fn steps(first: f64, last: f64) -> Axis {
         let mut axis = Axis::exact(first, last, 7, "");
         axis.ticks.retain(|(value, _)| value.fract() == 0.0);
+        axis.ticks.iter_mut().for_each(|(value, label)| *label = format!("{value:.0}"));
         axis
     }
 
@@ -237,7 +238,7 @@ mod tests {
         );
         assert_eq!(labels(&Axis::wide(-0.25, 0.25, 2, "")), ["-0.25", "0.00", "0.25"]);
         assert_eq!(labels(&Axis::steps(1.0, 80.0)), ["20", "40", "60", "80"]);
-        assert_eq!(labels(&Axis::steps(1.0, 2.0)), ["1", "2"]);
+        assert_eq!(labels(&Axis::steps(1.0, 3.0)), ["1", "2", "3"]);
         assert_eq!(labels(&Axis::logarithmic(0.03, 95.0, " %")), ["0.01 %", "0.1 %", "1 %", "10 %", "100 %"]);
         assert_eq!(labels(&Axis::logarithmic(100.0, 100.0, "")), ["100", "1000"]);
     }

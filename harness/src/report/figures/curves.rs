@@ -69,7 +69,7 @@ const METRICS: [Metric; 4] = [
         name: "training_kept_groups",
         key: "kept_groups_frac",
         title: "Groups kept by the filter",
-        unit: "groups with right and wrong answers",
+        unit: "of the sampled groups",
         factor: 100.0,
         percent: true,
         caption: "Share of the sampled groups that an arm's filter keeps; an arm without a filter (GRPO) keeps all.",
@@ -191,7 +191,7 @@ fn subtitle(metric: &Metric, curves: &[Curve<'_>], window: usize) -> String {
         text += &format!(", mean of {window} steps");
     }
     if most_seeds(curves) > 1 {
-        text += "; band: range of the seeds";
+        text += ", band over seeds";
     }
     text
 }
@@ -264,7 +264,7 @@ fn published_figure(data: &FigureData) -> Result<Figure> {
         let key = PUBLISHED_ARMS.iter().find(|(_, name)| *name == curve.name).map(|(key, _)| *key);
         let number = data.arms.iter().position(|arm| Some(arm.key.as_str()) == key);
         let look = number.map_or(Look::published(), Look::of);
-        entries.push((format!("{} (paper, 7B)", curve.name), look, Swatch::Line));
+        entries.push((format!("{} (paper)", curve.name), look, Swatch::Line));
         for (step, accuracy) in &curve.points {
             rows.push(vec![curve.name.clone(), step.to_string(), numbers::number(100.0 * accuracy)]);
         }

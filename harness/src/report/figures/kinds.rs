@@ -31,53 +31,53 @@ struct Row {
     kept: Mean,
 }
 
-/// The two figures: mean dependency of each kind, and how many of its tokens a filter by dependency would keep.
+/// How tokens are told apart, for captions.
+const KINDS: &str = "A kind is told by a token's text: numbers are digits; letters and labels are single letters, a few \
+                     capitals (ABC) and LaTeX symbols; operators are relations too; markup is <think>, \\boxed{, end tokens \
+                     and other LaTeX commands; words include spelled numbers. Lines are 95 % intervals, clustered by \
+                     question.";
+
+/// The two figures: mean dependency of each kind, and how many of its tokens a filter by dependency would keep. Both have
+/// the same numbers.
 pub(super) fn figures(data: &FigureData, series: &[Series<'_>]) -> Result<Vec<Figure>> {
     let tables: Vec<Vec<Row>> = series.iter().map(|series| rows(series.tokens)).collect::<Result<_>>()?;
     let csv = csv(series, &tables)?;
-    let kinds = "A kind is told by a token's text: numbers are digits; letters and labels are single letters, a few \
-                 capitals (ABC) and LaTeX symbols; operators are relations too; markup is <think>, \\boxed{, end tokens \
-                 and other LaTeX commands; words include spelled numbers.";
-    let intervals = "Lines are 95 % intervals, clustered by question.";
-    let run = data.of_responses(series);
-    let mean = "Which tokens depend on the picture";
-    let kept = "Which tokens a filter by dependency keeps";
-    let dependency = Drawn {
-        title: mean,
+    let draw = |drawn: Drawn| {
+        let caption = format!("{} {KINDS} {}", drawn.caption, data.of_responses(series));
+        figure(drawn.name, drawn.title, caption, &sheet(&drawn, series, &tables), csv.clone())
+    };
+    Ok(vec![draw(dependency())?, draw(kept(&tables))?])
+}
+
+fn dependency() -> Drawn {
+    Drawn {
+        name: "token_kinds",
+        title: "Which tokens depend on the picture",
         axis: "mean visual dependency, nats",
+        caption: "Mean visual dependency (KL divergence, paper eq. 3) of the tokens of each kind.",
         factor: 1.0,
         unit: "",
         value: |row| row.dependency,
-    };
-    let share = Drawn {
-        title: kept,
+        reference: None,
+    }
+}
+
+fn kept(tables: &[Vec<Row>]) -> Drawn {
+    let rows = || tables.iter().flatten();
+    let tokens: f64 = rows().map(|row| row.tokens as f64).sum();
+    let kept: f64 = rows().map(|row| row.tokens as f64 * row.kept.value).sum();
+    Drawn {
+        name: "token_kinds_kept",
+        title: "Which tokens a filter by dependency keeps",
         axis: "tokens of the kind among the top 40 % of their response",
+        caption: "Share of each kind's tokens that are among the 40 % of their response which depend most on the picture (KL \
+                  divergence; rounded up, of equal ones the earlier), whatever the arm's own filter keeps; the dashed line is \
+                  the share of all tokens.",
         factor: 100.0,
         unit: " %",
         value: |row| row.kept,
-    };
-    Ok(vec![
-        figure(
-            "token_kinds",
-            mean,
-            format!(
-                "Mean visual dependency (KL divergence, paper eq. 3) of the tokens of each kind. {intervals} {kinds} {run}"
-            ),
-            &sheet(&dependency, series, &tables),
-            csv.clone(),
-        )?,
-        figure(
-            "token_kinds_kept",
-            kept,
-            format!(
-                "Share of each kind's tokens that are among the 40 % of their response that depend most on the picture (KL \
-                 divergence; rounded up, of equal ones the earlier), whatever the arm's own filter keeps; the line down is \
-                 the share of all tokens. {intervals} {kinds} {run}"
-            ),
-            &sheet(&share, series, &tables),
-            csv,
-        )?,
-    ])
+        reference: Some(100.0 * kept / tokens),
+    }
 }
 
 /// The kinds that a series has, in order.
@@ -119,11 +119,15 @@ fn most_dependent(response: &Response) -> Vec<bool> {
 
 /// What a figure shows of the rows.
 struct Drawn {
+    name: &'static str,
     title: &'static str,
     axis: &'static str,
+    caption: &'static str,
     factor: f64,
     unit: &'static str,
     value: fn(&Row) -> Mean,
+    /// Where a line across all kinds stands.
+    reference: Option<f64>,
 }
 
 impl Drawn {
@@ -151,6 +155,9 @@ fn sheet(drawn: &Drawn, series: &[Series<'_>], tables: &[Vec<Row>]) -> Sheet {
                 bar(&mut sheet, &frame, top + BAR * place as f64, drawn.of(row), series);
             }
         }
+    }
+    if let Some(reference) = drawn.reference {
+        sheet.dashes((frame.across(reference), frame.top), frame.bottom, TEXT);
     }
     sheet.line((frame.left, frame.top), (frame.left, frame.bottom), TEXT, 1.0);
     frame.base_line(&mut sheet);

@@ -35,10 +35,10 @@ pub(super) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>
     String::from_utf8(bytes).context("the numbers of a figure as CSV")
 }
 
-/// A number for people: three significant digits.
+/// A number for people: two significant digits, or all before the point.
 pub(super) fn shown(value: f64) -> String {
     let magnitude = if value == 0.0 { 0 } else { value.abs().log10().floor() as i32 };
-    let places = (2 - magnitude).clamp(0, 4) as usize;
+    let places = (1 - magnitude).clamp(0, 4) as usize;
     format!("{value:.places$}")
 }
 
@@ -71,10 +71,10 @@ mod tests {
     }
 
     #[test]
-    fn shown_numbers_have_three_digits() {
+    fn shown_numbers_have_two_digits() {
         assert_eq!(
             [0.0, 0.08795, 1.2345, 256.0, 0.00012].map(shown),
-            ["0.00", "0.0880", "1.23", "256", "0.0001"]
+            ["0.0", "0.088", "1.2", "256", "0.0001"]
         );
     }
 }

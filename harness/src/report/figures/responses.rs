@@ -10,8 +10,10 @@ use anyhow::Result;
 
 /// Height of the bars of one series.
 const STRIP: f64 = 40.0;
+/// Below it, where no axis is.
+const STRIP_GAP: f64 = 4.0;
 /// Height of the line that names a series.
-const NAME: f64 = 20.0;
+const NAME: f64 = 18.0;
 /// Bins of responses where the paper's do not suit.
 const BINS: usize = 40;
 /// Share of the responses that the bins span; the others are in the last.
@@ -137,12 +139,12 @@ fn panel(sheet: &mut Sheet, bins: Bins, strips: &[Strip]) {
     for strip in strips {
         name(sheet, strip);
         let frame = Frame::below(sheet, STRIP, x.clone(), y.clone());
-        sheet.height -= TICK_ROW;
+        sheet.height = frame.bottom + STRIP_GAP;
         frame.rows(sheet);
         bars(sheet, &frame, bins, strip);
         if std::ptr::eq(strip, &strips[strips.len() - 1]) {
             frame.base_line(sheet);
-            sheet.height += TICK_ROW;
+            sheet.height = frame.bottom + TICK_ROW;
         } else {
             sheet.line((frame.left, frame.bottom), (frame.right, frame.bottom), TEXT, 1.0);
         }
@@ -192,7 +194,8 @@ fn caption(
     );
     for (count, which) in [(below, "first"), (beyond, "last")] {
         if count > 0 {
-            text += &format!(" The {which} bin holds {count} responses that lie outside the axis.");
+            let responses = if count == 1 { "response that lies" } else { "responses that lie" };
+            text += &format!(" The {which} bin holds {count} {responses} outside the axis.");
         }
     }
     text += &format!(

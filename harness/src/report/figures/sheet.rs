@@ -14,14 +14,18 @@ pub(super) const WIDTH: f64 = 420.0;
 pub(super) const MARGIN: f64 = 8.0;
 /// Text and axes, which a page may colour anew.
 pub(super) const TEXT: Colour = (0x33, 0x33, 0x33);
+/// The base model.
+const BASE: Colour = (0x77, 0x77, 0x77);
 /// Lines of the grid, which a page may colour anew.
 pub(super) const GRID: Colour = (0xDD, 0xDD, 0xDD);
 /// Published values.
-pub(super) const PUBLISHED: Colour = (0xAA, 0xAA, 0xAA);
+pub(super) const PUBLISHED: Colour = (0xBB, 0xBB, 0xBB);
 /// Sizes of text.
-pub(super) const TITLE: f64 = 15.0;
+pub(super) const TITLE: f64 = 16.0;
 pub(super) const LABEL: f64 = 12.5;
 pub(super) const TICK: f64 = 12.0;
+/// Length of a dash, and of the space behind it.
+const DASH: f64 = 4.0;
 /// Height of a line of text, in sizes of that text.
 const LINE: f64 = 1.3;
 
@@ -62,7 +66,7 @@ impl Look {
 
     /// The base model's.
     pub fn base() -> Look {
-        Look { colour: TEXT, shape: Shape::Circle, marked: false }
+        Look { colour: BASE, shape: Shape::Circle, marked: false }
     }
 
     /// Published values'.
@@ -146,6 +150,15 @@ impl Sheet {
         self.area(vec![from, (to.0, from.1), to, (from.0, to.1)], colour, 1.0);
     }
 
+    /// A line of dashes, straight down.
+    pub fn dashes(&mut self, (x, top): Point, bottom: f64, colour: Colour) {
+        let dashes = ((bottom - top) / DASH).ceil().max(0.0) as usize;
+        for dash in (0..dashes).step_by(2) {
+            let from = top + DASH * dash as f64;
+            self.line((x, from), (x, (from + DASH).min(bottom)), colour, 1.0);
+        }
+    }
+
     pub fn dot(&mut self, (x, y): Point, radius: f64, look: Look) {
         let r = radius;
         match look.shape {
@@ -204,7 +217,7 @@ mod tests {
     fn eighteen_arms_look_different() {
         let looks: BTreeSet<String> = (0..18).map(|n| format!("{:?}", Look::of(n))).collect();
         assert_eq!(looks.len(), 18);
-        assert!((0..18).all(|n| ![TEXT, GRID, PUBLISHED].contains(&Look::of(n).colour)));
+        assert!((0..18).all(|n| ![TEXT, GRID, PUBLISHED, BASE].contains(&Look::of(n).colour)));
     }
 
     #[test]

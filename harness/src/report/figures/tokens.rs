@@ -56,17 +56,13 @@ fn counts(tokens: &TokenData, edges: &[f64]) -> Vec<usize> {
 fn sheet(title: &str, series: &[Series<'_>], counts: &[Vec<usize>], paper: &PublishedDependency) -> Sheet {
     let mut sheet = Sheet::titled(title, "share of the tokens");
     let shares: Vec<Vec<f64>> = counts.iter().map(|counts| shares(counts)).collect();
-    let seen = || shares.iter().chain([&paper.token_shares]).flatten().copied().filter(|share| *share > 0.0);
-    let least = 100.0 * seen().fold(1.0, f64::min);
+    let seen = shares.iter().chain([&paper.token_shares]).flatten().copied().filter(|share| *share > 0.0);
+    let least = 100.0 * seen.fold(1.0, f64::min);
     let bins = paper.token_edges.len();
     let x = Axis::exact(0.0, bins as f64, bins, "").numbered(edge_names(&paper.token_edges));
     let frame = Frame::below(&mut sheet, HEIGHT, x, Axis::logarithmic(least, 100.0, " %"));
     frame.rows(&mut sheet);
-    for (bin, share) in paper.token_shares.iter().enumerate().filter(|(_, share)| **share > 0.0) {
-        let (from, to) = (bin as f64 + (1.0 - BAR) / 2.0, bin as f64 + (1.0 + BAR) / 2.0);
-        let look = Look::published();
-        sheet.rect(frame.at(from, 100.0 * share), (frame.across(to), frame.bottom), look.colour);
-    }
+    bars(&mut sheet, &frame, &paper.token_shares);
     for (number, (series, shares)) in series.iter().zip(&shares).enumerate() {
         let place = 0.5 + SPREAD * ((number as f64 + 0.5) / counts.len() as f64 - 0.5);
         for (bin, share) in shares.iter().enumerate().filter(|(_, share)| **share > 0.0) {
@@ -76,10 +72,18 @@ fn sheet(title: &str, series: &[Series<'_>], counts: &[Vec<usize>], paper: &Publ
     frame.base_line(&mut sheet);
     axis_name(&mut sheet, &frame, "visual dependency, nats");
     let entry = |series: &Series| (series.label.clone(), series.look, Swatch::Dot);
-    let mut entries: Vec<_> = series.iter().map(entry).collect();
-    entries.push((PAPER.into(), Look::published(), Swatch::Bar));
-    legend(&mut sheet, &entries);
+    let paper = (PAPER.to_owned(), Look::published(), Swatch::Bar);
+    legend(&mut sheet, &series.iter().map(entry).chain([paper]).collect::<Vec<_>>());
     sheet
+}
+
+/// The published shares.
+fn bars(sheet: &mut Sheet, frame: &Frame, shares: &[f64]) {
+    for (bin, share) in shares.iter().enumerate().filter(|(_, share)| **share > 0.0) {
+        let (from, to) = (bin as f64 + (1.0 - BAR) / 2.0, bin as f64 + (1.0 + BAR) / 2.0);
+        let corner = frame.at(from, 100.0 * share);
+        sheet.rect(corner, (frame.across(to), frame.bottom), Look::published().colour);
+    }
 }
 
 /// Each edge where its bin begins, in whole bins from the left.
