@@ -91,6 +91,84 @@ fn least_filtered(bases: Vec<BaseData>) -> Option<BaseData> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Scale, Study};
+    use crate::study::{Homes, Sources};
+    use crate::types::{Outcome, RolloutLine};
+    use std::collections::BTreeMap;
+    use std::path::Path;
+
+    fn plan(out: &Path) -> Plan {
+        let (scale, study) = (Scale::load("smoke").unwrap(), Study::load("main").unwrap());
+        let homes = Homes::new(&scale, &study, &[]).unwrap();
+        let variants = study.variants.iter().map(|variant| variant.name.clone()).collect();
+        let hub = crate::hub::Settings::new(out.join("hub"), out.join("hub.lock"));
+        let rows = crate::bench::RowCheck::Refuse;
+        let sources = Sources { hub, folder: None, rows, unfiltered: false };
+        Plan { scale, study, variants, seeds: vec![1, 2], overrides: vec![], homes, out: out.into(), sources }
+    }
+
+    fn rollout(step: u64) -> RolloutLine {
+        RolloutLine {
+            item: "q".into(),
+            sample: 0,
+            outcome: Outcome::Correct,
+            extracted: None,
+            text_t: vec![" 4".into()],
+            logp_t: vec![0.0],
+            entropy_t: vec![0.0],
+            reference_logp_t: vec![],
+            corrupted_logp_t: vec![0.0],
+            kl_t: vec![step as f32],
+            js_t: vec![0.0],
+        }
+    }
+
+    /// A cell of so many steps that kept the rollouts of some.
+    fn begin(plan: &Plan, variant: &str, seed: u64, steps: u64, kept: &[u64]) {
+        let config = plan.config(variant, seed).unwrap();
+        let cell = plan.store().unwrap().cell(&config.key(), &config.to_value().unwrap()).unwrap();
+        for step in 1..=steps {
+            let figures = BTreeMap::from([(KEPT_GROUPS.to_owned(), 0.5), ("correct_frac".to_owned(), 0.25)]);
+            cell.log_step(step, &figures, &figures).unwrap();
+        }
+        kept.iter().for_each(|&step| cell.keep_rollouts(step, &[rollout(step)]).unwrap());
+    }
+
+    fn names(plan: &Plan) -> Vec<String> {
+        figures(plan).unwrap().into_iter().map(|figure| figure.name).collect()
+    }
+
+    #[test]
+    fn arms_are_drawn_as_far_as_they_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let plan = plan(dir.path());
+        assert_eq!(names(&plan), Vec::<String>::new(), "nothing has run");
+        begin(&plan, "base", 1, 0, &[]);
+        begin(&plan, "grpo", 1, 0, &[]);
+        assert_eq!(names(&plan), Vec::<String>::new(), "nothing has trained");
+        begin(&plan, "dapo", 1, 2, &[]);
+        assert_eq!(names(&plan), ["training_accuracy", "training_kept_groups"], "no rollouts kept");
+        begin(&plan, "vppo", 2, 1, &[1]);
+        let found = figures(&plan).unwrap();
+        let tokens = found.iter().find(|figure| figure.name == "token_dependency").unwrap();
+        assert!(tokens.csv.contains("Base model (step 1),1,2,1,100\n"), "{}", tokens.csv);
+        assert!(!tokens.csv.contains("\nVPPO") && tokens.caption.contains("first step of VPPO"));
+        begin(&plan, "vppo", 1, 4, &[1, 2, 4]);
+        let found = figures(&plan).unwrap();
+        let tokens = found.iter().find(|figure| figure.name == "token_dependency").unwrap();
+        assert!(tokens.csv.contains("Base model (step 1),1,2,2,100\n"), "both seeds: {}", tokens.csv);
+        assert!(tokens.csv.contains("\nVPPO,4,10,1,100\n"), "the last kept step: {}", tokens.csv);
+    }
+
+    #[test]
+    fn a_run_with_other_settings_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let plan = plan(dir.path());
+        let config = plan.config("vppo", 1).unwrap();
+        drop(plan.store().unwrap().cell(&config.key(), &serde_json::json!({"other": 1})).unwrap());
+        let message = figures(&plan).unwrap_err().to_string();
+        assert!(message.contains("smoke/main/vppo/seed-1 was made with other settings"), "{message}");
+    }
 
     #[test]
     fn the_base_is_shown_by_the_arm_that_dropped_least() {

@@ -204,7 +204,10 @@ fn draw_swatch(sheet: &mut Sheet, (x, y): Point, look: Look, swatch: Swatch) {
                 sheet.dot((middle, y), 3.0, look);
             }
         }
-        Swatch::Bar => sheet.rect((x, y - 4.0), (end, y + 4.0), look.colour),
+        Swatch::Bar => {
+            sheet.rect((x, y - 4.0), (end, y + 4.0), look.colour);
+            sheet.mark_on_bar((middle, y), look);
+        }
         Swatch::Dot => sheet.dot((middle, y), 3.2, look),
     }
 }

@@ -181,8 +181,9 @@ fn frame(sheet: &mut Sheet, drawn: &Drawn, tables: &[Vec<Row>], kinds: &[TokenKi
 fn bar(sheet: &mut Sheet, frame: &Frame, top: f64, mean: Mean, series: &Series<'_>) {
     let bottom = top + BAR - 1.0;
     sheet.rect((frame.left, top), (frame.across(mean.value), bottom), series.look.colour);
+    let middle = (top + bottom) / 2.0;
+    sheet.mark_on_bar((frame.left + 5.0, middle), series.look);
     if let Some(half) = mean.half {
-        let middle = (top + bottom) / 2.0;
         let (from, to) = ((mean.value - half).max(0.0), mean.value + half);
         sheet.line((frame.across(from), middle), (frame.across(to), middle), TEXT, 1.0);
     }

@@ -31,7 +31,7 @@ struct Bins {
 
 impl Bins {
     /// The paper's where they suit the values, else bins from zero that span nearly all.
-    fn new(values: &mut Vec<f64>, paper: &PublishedDependency) -> Bins {
+    fn new(values: &mut [f64], paper: &PublishedDependency) -> Bins {
         values.sort_unstable_by(f64::total_cmp);
         let last = (SPANNED * values.len() as f64).ceil() as usize;
         let spanned = values.get(last.saturating_sub(1)).copied().unwrap_or_default();

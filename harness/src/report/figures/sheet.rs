@@ -176,6 +176,13 @@ impl Sheet {
         }
     }
 
+    /// On a bar, what tells its series from that of the same colour.
+    pub fn mark_on_bar(&mut self, at: Point, look: Look) {
+        if look.marked {
+            self.dot(at, 2.0, Look { colour: TEXT, ..look });
+        }
+    }
+
     pub fn text(&mut self, at: Point, text: &str, size: f64, align: Align) {
         self.marks.push(Mark::Text { at, text: text.to_owned(), size, align });
     }
