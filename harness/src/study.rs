@@ -8,6 +8,7 @@
 mod arms;
 mod base;
 mod budget;
+mod figures;
 mod forecast;
 mod homes;
 mod inputs;
@@ -18,6 +19,7 @@ mod rescore;
 pub use arms::{arms, list, list_arms};
 pub use base::{base_policy, evaluated};
 pub use budget::{Machine, available, outlook, refuse_large_weights, refuse_what_cannot_fit};
+pub use figures::figures;
 pub use forecast::{by_repository, downloads, downloads_in_words, forecast};
 pub use homes::Homes;
 pub use inputs::{DataRecord, Inputs, fingerprint};
@@ -157,11 +159,22 @@ pub fn reproduce(plan: &Plan, progress: &dyn Progress, mut show: impl FnMut(&Tab
     report(plan)
 }
 
-/// Makes the tables and the page from what the runs stored, and writes them to the results folder.
+/// Makes tables, figures and page from what the runs stored, and writes them to the results folder.
 pub fn report(plan: &Plan) -> Result<Table> {
     let table = tables(plan)?;
-    let page = table.page(&pages::page(plan, vec![])?)?;
-    write_files(&plan.results(), &[(format!("{}.html", plan.study.name), page)])?;
+    let study = &plan.study.name;
+    let figures = figures(plan)?;
+    for figure in &figures {
+        let name = |kind: &str| format!("{study}.{}.{kind}", figure.name);
+        let files = [
+            (name("svg"), figure.svg.as_bytes()),
+            (name("png"), &figure.png),
+            (name("csv"), figure.csv.as_bytes()),
+        ];
+        write_files(&plan.results().join("figures"), &files)?;
+    }
+    let page = table.page(&pages::page(plan, figures)?)?;
+    write_files(&plan.results(), &[(format!("{study}.html"), page)])?;
     Ok(table)
 }
 

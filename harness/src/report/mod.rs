@@ -26,7 +26,7 @@ mod sections;
 mod table;
 
 pub use crate::stats::ItemScore;
-pub use figures::Figure;
+pub use figures::{ArmData, BaseData, Figure, FigureData, Response, TokenData, TokenKind, figures};
 pub use items::{items_by_arm, items_csv, parse_items};
 pub use page::{ArmPage, Mark, Page, RunPage, SettingChange, Spotlight, SpotlightArm};
 pub use paper::{PaperRow, PaperTables};
