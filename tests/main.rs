@@ -39,3 +39,4 @@ mod studies;
 mod tiny_world;
 #[cfg(feature = "candle")]
 mod train;
+mod verification;

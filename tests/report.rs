@@ -1,8 +1,8 @@
 //! Tables on a small synthetic study: every renderer, missing arms, order of lines, recomputation, refusals.
 
 use harness::report::{
-    Arm, ArmState, Cell, ItemScore, PaperTables, Table, TableSpec, files, items_by_arm, items_csv,
-    parse_items,
+    Arm, ArmState, Cell, Footing, ItemScore, PaperTables, Published, Table, TableSpec, files, items_by_arm,
+    items_csv, parse_items,
 };
 use harness::rng::{Purpose, Stream, stream};
 use harness::store::{CellKey, Store};
@@ -49,7 +49,7 @@ fn lines(arm: &str, seed: u64, skill: f64, benchmarks: &[String], items: usize) 
     lines
 }
 
-fn spec(benchmarks: Vec<String>, paper: Vec<harness::report::PaperRow>) -> TableSpec {
+fn spec(benchmarks: Vec<String>, paper: Vec<Published>) -> TableSpec {
     TableSpec {
         title: "Main table".into(),
         study: "main".into(),
@@ -64,6 +64,7 @@ fn spec(benchmarks: Vec<String>, paper: Vec<harness::report::PaperRow>) -> Table
         resamples: 500,
         statistics_seed: 1,
         paper,
+        footing: Footing::Tiny,
     }
 }
 
@@ -89,7 +90,9 @@ fn main_study() -> (TableSpec, Vec<Arm>) {
         Arm { key: "tas".into(), label: "VPPO, reweighting only (TAS)".into(), state: ArmState::Running },
         Arm { key: "tgf".into(), label: "VPPO, masking only (TGF)".into(), state: ArmState::NotRun },
     ];
-    (spec(paper.benchmarks.clone(), paper.main_rows().unwrap()), arms)
+    let published = |(arm, row): (&Arm, _)| Published { arm: arm.key.clone(), row };
+    let rows = arms.iter().zip(paper.main_rows().unwrap()).map(published).collect();
+    (spec(paper.benchmarks.clone(), rows), arms)
 }
 
 /// Two benchmarks; the baseline and VPPO, which has only one of them.
@@ -123,6 +126,7 @@ fn every_renderer_of_the_main_table() {
     snapshot("report_main_latex", &table.latex());
     snapshot("report_main_scores_csv", &table.scores_csv().unwrap());
     snapshot("report_main_differences_csv", &table.differences_csv().unwrap());
+    snapshot("report_main_verification_csv", &table.verification_csv().unwrap());
 }
 
 #[test]
@@ -178,7 +182,10 @@ fn arms_without_result_never_look_like_a_number() {
         assert!(table.rows[row].cells.iter().all(|cell| cell.status() == word && cell.measured().is_none()));
         let label = &table.rows[row].label;
         let text = table.markdown();
-        for line in text.lines().filter(|line| line.starts_with(&format!("| {label}"))) {
+        // What stands beside published numbers: tests/verification.rs.
+        let beside = |part: &&str| part.starts_with("Verification") || part.starts_with("Claims");
+        let parts = text.split("\n## ").filter(|part| !beside(part)).flat_map(str::lines);
+        for line in parts.filter(|line| line.starts_with(&format!("| {label}"))) {
             let cells = line.trim_matches('|').split('|').skip(1);
             assert!(cells.into_iter().all(|cell| cell.trim() == word), "{line}");
         }
@@ -211,9 +218,17 @@ fn the_table_is_recomputed_from_its_items() {
     let names: Vec<&str> = written.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(
         names,
-        ["main.md", "main.csv", "main.differences.csv", "main.json", "main.tex", "main.items.csv"]
+        [
+            "main.md",
+            "main.csv",
+            "main.differences.csv",
+            "main.verification.csv",
+            "main.json",
+            "main.tex",
+            "main.items.csv"
+        ]
     );
-    let mut read = items_by_arm(parse_items(&written[5].1, "main.items.csv").unwrap());
+    let mut read = items_by_arm(parse_items(&written[6].1, "main.items.csv").unwrap());
     let restored: Vec<Arm> = arms
         .into_iter()
         .map(|arm| match read.remove(&arm.key) {

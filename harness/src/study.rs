@@ -8,6 +8,7 @@
 mod arms;
 mod base;
 mod budget;
+mod footing;
 mod forecast;
 mod homes;
 mod inputs;
@@ -32,7 +33,7 @@ use crate::eval::evaluate;
 use crate::model::Compute;
 use crate::model::checkpoint::{SaveSettings, WeightType};
 use crate::progress::Progress;
-use crate::report::{Arm, ArmState, PaperTables, Table, TableSpec};
+use crate::report::{Arm, ArmState, PaperTables, Published, Table, TableSpec};
 use crate::rollout::Policy;
 use crate::settings::{Dtype, EvalSettings};
 use crate::spotlight::spotlight;
@@ -181,7 +182,8 @@ fn table(plan: &Plan) -> Result<(Table, Vec<Arm>)> {
             columns = questions::columns(&config)?;
         }
         for row in variant.paper.iter().filter(|row| row.size == plan.paper_size()) {
-            rows.push(paper.row(&row.table, &row.size, &row.row)?.clone());
+            let row = paper.row(&row.table, &row.size, &row.row)?.clone();
+            rows.push(Published { arm: variant.name.clone(), row });
         }
     }
     let protocol: EvalSettings = protocol.context("the study has no variants")?;
@@ -202,6 +204,7 @@ fn table(plan: &Plan) -> Result<(Table, Vec<Arm>)> {
         resamples: RESAMPLES,
         statistics_seed: STATISTICS_SEED,
         paper: rows,
+        footing: footing::footing(plan)?,
     };
     Ok((Table::new(spec, &arms)?, arms))
 }

@@ -10,7 +10,7 @@ use crate::image::AreaRule;
 use crate::model::Compute;
 use crate::model::checkpoint::fingerprint;
 use crate::progress::Progress;
-use crate::report::{Arm, ArmState, Table, TableSpec};
+use crate::report::{Arm, ArmState, Footing, Table, TableSpec};
 use crate::rollout::Policy;
 use crate::settings::PixelRange;
 use crate::stats::ItemScore;
@@ -284,6 +284,7 @@ fn eval_table(run: &OwnRun, args: &EvalArgs, benchmarks: Vec<String>, lines: &[S
         resamples: 1,
         statistics_seed: 1,
         paper: vec![],
+        footing: Footing::Tiny,
     };
     Table::new(spec, &arms)
 }
