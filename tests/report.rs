@@ -139,6 +139,37 @@ fn every_number_of_a_small_table() {
     assert_eq!(serde_json::from_str::<Table>(&table.json().unwrap()).unwrap(), table);
 }
 
+/// A benchmark, a label, the title of the study and a note with all that LaTeX takes for its own.
+#[test]
+fn names_are_printed_by_latex_as_they_are() {
+    let columns = ["We_Math & 100%".to_owned()];
+    let label = "[x] {50%} $k$ #1 a_b ~2 ^3 \\cmd <p> | \"q\" ’ – −1 ±2 Größe";
+    let arms = vec![
+        measured("dapo", "DAPO", scores("dapo", &[1], 0.4, &columns, 4)),
+        Arm { key: "tgf".into(), label: label.into(), state: ArmState::NotRun },
+    ];
+    let spec = TableSpec {
+        title: "Is 100 % of \\x\nbetter?".into(),
+        notes: vec!["Read 5 %\nof {A}.".into()],
+        ..spec(columns.into(), Vec::new())
+    };
+    let text = table((spec, arms)).latex();
+    let escaped = "{[}x] \\{50\\%\\} \\$k\\$ \\#1 a\\_b \\textasciitilde{}2 \\textasciicircum{}3 \
+                   \\textbackslash{}cmd $<$p$>$ \\textbar{} ''q'' ’ -- $-$1 $\\pm$2 Größe";
+    for line in [
+        "% Is 100 % of \\x better?",
+        "% Read 5 % of {A}.",
+        "Arm & We\\_Math \\& 100\\% & Avg \\\\",
+        &format!("{escaped} & not run & not run \\\\"),
+        &format!("{escaped} $-$ DAPO & not run & not run \\\\"),
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+    }
+    let rows = |end: &str| text.matches(end).count();
+    assert_eq!(rows("\\toprule\n"), rows("\\begin{table}"));
+    assert_eq!((rows("\\midrule\n"), rows("\\bottomrule\n")), (rows("\\toprule\n"), rows("\\toprule\n")));
+}
+
 #[test]
 fn plain_text_fits_120_columns() {
     let text = table(main_study()).terminal(120);
