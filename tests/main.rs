@@ -12,6 +12,7 @@ mod checkpoint;
 mod cli;
 #[cfg(feature = "candle")]
 mod end_to_end;
+mod events;
 mod grade;
 mod hub;
 #[cfg(feature = "candle")]

@@ -70,6 +70,8 @@ pub struct Plan {
     pub out: PathBuf,
     /// Where files of the hub come from.
     pub sources: Sources,
+    /// Whether to keep event files of TensorBoard.
+    pub tensorboard: bool,
 }
 
 impl Plan {
@@ -136,7 +138,10 @@ pub fn reproduce(plan: &Plan, progress: &dyn Progress, mut show: impl FnMut(&Tab
     refuse_missing_device(&configs)?;
     let store = plan.store()?;
     for config in &configs {
-        let cell = store.cell(&config.key(), &config.to_value()?)?;
+        let mut cell = store.cell(&config.key(), &config.to_value()?)?;
+        if plan.tensorboard {
+            cell.keep_events()?;
+        }
         if cell.is_done() {
             if let Some(inputs) = cell.inputs::<Inputs>()? {
                 inputs.check_pins(config, &plan.sources)?;

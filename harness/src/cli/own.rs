@@ -172,7 +172,11 @@ pub(super) fn train(args: &TrainArgs) -> Result<()> {
         let limit = data.max_prompt_tokens;
         questions = study::without_long_prompts(questions, &base.policy, limit, &mut record, &display)?;
     }
-    let OwnRun { config, policy, cell, .. } = OwnRun::open(&args.own, config, "train", base, vec![record])?;
+    let OwnRun { config, policy, mut cell, .. } =
+        OwnRun::open(&args.own, config, "train", base, vec![record])?;
+    if args.tensorboard {
+        cell.keep_events()?;
+    }
     study::refuse_what_cannot_fit(&config, &policy, &questions)?;
     let recipe = Recipe {
         algorithm: &algorithm,
