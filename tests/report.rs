@@ -350,8 +350,8 @@ fn refusals_name_what_is_wrong() {
 const FULL: [(usize, usize); 8] =
     [(2180, 5), (3666, 7), (2000, 1), (601, 1), (2907, 1), (1740, 1), (447, 1), (1730, 1)];
 
-fn store_full_evaluation(store: &Store, key: &CellKey, benchmarks: &[String]) {
-    let cell = store.cell(key, &serde_json::json!({})).unwrap();
+fn store_full_evaluation(store: &Store, key: &CellKey, resolved: &serde_json::Value, benchmarks: &[String]) {
+    let cell = store.cell(key, resolved).unwrap();
     let expected: Vec<(String, usize)> =
         benchmarks.iter().zip(FULL).map(|(name, (items, _))| (name.clone(), items * K as usize)).collect();
     let mut log = cell.sample_log(&expected).unwrap();
@@ -387,7 +387,9 @@ fn time_of_the_full_table() {
         seed,
     };
     for key in keys {
-        (1..=3).for_each(|seed| store_full_evaluation(&store, &cell(key, seed), &benchmarks));
+        (1..=3).for_each(|seed| {
+            store_full_evaluation(&store, &cell(key, seed), &serde_json::json!({}), &benchmarks);
+        });
     }
     let mut clock = std::time::Instant::now();
     let mut lap = |what: &str| {
@@ -410,4 +412,54 @@ fn time_of_the_full_table() {
     let bytes: usize = files("main", &table, &arms).unwrap().iter().map(|(_, text)| text.len()).sum();
     lap("files");
     println!("{bytes} bytes");
+}
+
+/// The command `harness report` on 6 arms with 3 seeds of 122,168 samples each: seconds, processor seconds of all
+/// threads, and the most memory it held. Reads `/proc`, hence Linux alone.
+#[cfg(all(feature = "candle", target_os = "linux"))]
+#[test]
+#[ignore = "measures; --ignored --nocapture shows seconds"]
+fn time_of_the_command() {
+    use crate::run::{ARMS, harness};
+    use harness::algo::Algorithm;
+    use harness::config::{RunConfig, Scale, Study};
+
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path().join("runs")).unwrap();
+    let benchmarks = PaperTables::load().unwrap().benchmarks;
+    let (scale, study) = (Scale::load("7b").unwrap(), Study::load("main").unwrap());
+    for (arm, seed) in ARMS.iter().flat_map(|arm| (1..=3).map(move |seed| (arm, seed))) {
+        let config: RunConfig<Algorithm> = RunConfig::resolve(&scale, &study, arm, seed, &[]).unwrap();
+        store_full_evaluation(&store, &config.key(), &config.to_value().unwrap(), &benchmarks);
+    }
+    for _ in 0..3 {
+        let mut command = harness(["report", "--scale", "7b", "--seeds", "1,2,3", "--out"]);
+        command.arg(folder.path()).stdout(std::process::Stdio::null());
+        let (clock, used) = (std::time::Instant::now(), children_secs());
+        let mut child = command.spawn().unwrap();
+        let status = format!("/proc/{}/status", child.id());
+        let mut most = String::new();
+        while child.try_wait().unwrap().is_none() {
+            let text = std::fs::read_to_string(&status).unwrap_or_default();
+            most = text.lines().find_map(|line| line.strip_prefix("VmHWM:")).map_or(most, str::to_owned);
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        assert!(child.wait().unwrap().success());
+        let (wall, processor) = (clock.elapsed().as_secs_f64(), children_secs() - used);
+        println!("{wall:.2} s, {processor:.2} s of all threads, at most {}", most.trim());
+    }
+    let text = std::fs::read_to_string(folder.path().join("results/7b/main.json")).unwrap();
+    println!("main.json: BLAKE3 {}", blake3::hash(text.as_bytes()));
+    let table: Table = serde_json::from_str(&text).unwrap();
+    let samples = |row: &harness::report::ScoreRow| row.counts.measured().unwrap().samples;
+    assert!(table.rows.iter().map(samples).eq([3 * 122_168; 6]));
+}
+
+/// Processor seconds, in the program and the system, of the processes that this one has waited for.
+#[cfg(all(feature = "candle", target_os = "linux"))]
+fn children_secs() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    // Fields 16 and 17 of proc(5), in hundredths of a second; the first after the name is field 3.
+    fields[13..15].iter().map(|ticks| ticks.parse::<f64>().unwrap() / 100.0).sum()
 }
