@@ -12,6 +12,7 @@ mod checkpoint;
 mod cli;
 #[cfg(feature = "candle")]
 mod end_to_end;
+mod events;
 mod grade;
 mod hub;
 #[cfg(feature = "candle")]
@@ -40,3 +41,4 @@ mod studies;
 mod tiny_world;
 #[cfg(feature = "candle")]
 mod train;
+mod verification;

@@ -1,8 +1,8 @@
 //! Tables on a small synthetic study: every renderer, missing arms, order of lines, recomputation, refusals.
 
 use harness::report::{
-    Arm, ArmState, Cell, ItemScore, PaperTables, Table, TableSpec, files, items_by_arm, items_csv,
-    parse_items,
+    Arm, ArmState, Cell, Footing, ItemScore, PaperTables, Published, Table, TableSpec, files, items_by_arm,
+    items_csv, parse_items,
 };
 use harness::rng::{Purpose, Stream, stream};
 use harness::store::{CellKey, Store};
@@ -49,7 +49,7 @@ fn lines(arm: &str, seed: u64, skill: f64, benchmarks: &[String], items: usize) 
     lines
 }
 
-fn spec(benchmarks: Vec<String>, paper: Vec<harness::report::PaperRow>) -> TableSpec {
+fn spec(benchmarks: Vec<String>, paper: Vec<Published>) -> TableSpec {
     TableSpec {
         title: "Main table".into(),
         study: "main".into(),
@@ -64,6 +64,7 @@ fn spec(benchmarks: Vec<String>, paper: Vec<harness::report::PaperRow>) -> Table
         resamples: 500,
         statistics_seed: 1,
         paper,
+        footing: Footing::Tiny,
     }
 }
 
@@ -89,7 +90,9 @@ fn main_study() -> (TableSpec, Vec<Arm>) {
         Arm { key: "tas".into(), label: "VPPO, reweighting only (TAS)".into(), state: ArmState::Running },
         Arm { key: "tgf".into(), label: "VPPO, masking only (TGF)".into(), state: ArmState::NotRun },
     ];
-    (spec(paper.benchmarks.clone(), paper.main_rows().unwrap()), arms)
+    let published = |(arm, row): (&Arm, _)| Published { arm: arm.key.clone(), row };
+    let rows = arms.iter().zip(paper.main_rows().unwrap()).map(published).collect();
+    (spec(paper.benchmarks.clone(), rows), arms)
 }
 
 /// Two benchmarks; the baseline and VPPO, which has only one of them.
@@ -123,6 +126,7 @@ fn every_renderer_of_the_main_table() {
     snapshot("report_main_latex", &table.latex());
     snapshot("report_main_scores_csv", &table.scores_csv().unwrap());
     snapshot("report_main_differences_csv", &table.differences_csv().unwrap());
+    snapshot("report_main_verification_csv", &table.verification_csv().unwrap());
 }
 
 #[test]
@@ -133,6 +137,37 @@ fn every_number_of_a_small_table() {
     snapshot("report_small_markdown", &table.markdown());
     snapshot("report_small_items_csv", &items_csv(&arms).unwrap());
     assert_eq!(serde_json::from_str::<Table>(&table.json().unwrap()).unwrap(), table);
+}
+
+/// A benchmark, a label, the title of the study and a note with all that LaTeX takes for its own.
+#[test]
+fn names_are_printed_by_latex_as_they_are() {
+    let columns = ["We_Math & 100%".to_owned()];
+    let label = "[x] {50%} $k$ #1 a_b ~2 ^3 \\cmd <p> | \"q\" ’ – −1 ±2 Größe";
+    let arms = vec![
+        measured("dapo", "DAPO", scores("dapo", &[1], 0.4, &columns, 4)),
+        Arm { key: "tgf".into(), label: label.into(), state: ArmState::NotRun },
+    ];
+    let spec = TableSpec {
+        title: "Is 100 % of \\x\nbetter?".into(),
+        notes: vec!["Read 5 %\nof {A}.".into()],
+        ..spec(columns.into(), Vec::new())
+    };
+    let text = table((spec, arms)).latex();
+    let escaped = "{[}x] \\{50\\%\\} \\$k\\$ \\#1 a\\_b \\textasciitilde{}2 \\textasciicircum{}3 \
+                   \\textbackslash{}cmd $<$p$>$ \\textbar{} ''q'' ’ -- $-$1 $\\pm$2 Größe";
+    for line in [
+        "% Is 100 % of \\x better?",
+        "% Read 5 % of {A}.",
+        "Arm & We\\_Math \\& 100\\% & Avg \\\\",
+        &format!("{escaped} & not run & not run \\\\"),
+        &format!("{escaped} $-$ DAPO & not run & not run \\\\"),
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+    }
+    let rows = |end: &str| text.matches(end).count();
+    assert_eq!(rows("\\toprule\n"), rows("\\begin{table}"));
+    assert_eq!((rows("\\midrule\n"), rows("\\bottomrule\n")), (rows("\\toprule\n"), rows("\\toprule\n")));
 }
 
 #[test]
@@ -178,7 +213,10 @@ fn arms_without_result_never_look_like_a_number() {
         assert!(table.rows[row].cells.iter().all(|cell| cell.status() == word && cell.measured().is_none()));
         let label = &table.rows[row].label;
         let text = table.markdown();
-        for line in text.lines().filter(|line| line.starts_with(&format!("| {label}"))) {
+        // What stands beside published numbers: tests/verification.rs.
+        let beside = |part: &&str| part.starts_with("Verification") || part.starts_with("Claims");
+        let parts = text.split("\n## ").filter(|part| !beside(part)).flat_map(str::lines);
+        for line in parts.filter(|line| line.starts_with(&format!("| {label}"))) {
             let cells = line.trim_matches('|').split('|').skip(1);
             assert!(cells.into_iter().all(|cell| cell.trim() == word), "{line}");
         }
@@ -211,9 +249,17 @@ fn the_table_is_recomputed_from_its_items() {
     let names: Vec<&str> = written.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(
         names,
-        ["main.md", "main.csv", "main.differences.csv", "main.json", "main.tex", "main.items.csv"]
+        [
+            "main.md",
+            "main.csv",
+            "main.differences.csv",
+            "main.verification.csv",
+            "main.json",
+            "main.tex",
+            "main.items.csv"
+        ]
     );
-    let mut read = items_by_arm(parse_items(&written[5].1, "main.items.csv").unwrap());
+    let mut read = items_by_arm(parse_items(&written[6].1, "main.items.csv").unwrap());
     let restored: Vec<Arm> = arms
         .into_iter()
         .map(|arm| match read.remove(&arm.key) {
@@ -304,8 +350,8 @@ fn refusals_name_what_is_wrong() {
 const FULL: [(usize, usize); 8] =
     [(2180, 5), (3666, 7), (2000, 1), (601, 1), (2907, 1), (1740, 1), (447, 1), (1730, 1)];
 
-fn store_full_evaluation(store: &Store, key: &CellKey, benchmarks: &[String]) {
-    let cell = store.cell(key, &serde_json::json!({})).unwrap();
+fn store_full_evaluation(store: &Store, key: &CellKey, resolved: &serde_json::Value, benchmarks: &[String]) {
+    let cell = store.cell(key, resolved).unwrap();
     let expected: Vec<(String, usize)> =
         benchmarks.iter().zip(FULL).map(|(name, (items, _))| (name.clone(), items * K as usize)).collect();
     let mut log = cell.sample_log(&expected).unwrap();
@@ -341,7 +387,9 @@ fn time_of_the_full_table() {
         seed,
     };
     for key in keys {
-        (1..=3).for_each(|seed| store_full_evaluation(&store, &cell(key, seed), &benchmarks));
+        (1..=3).for_each(|seed| {
+            store_full_evaluation(&store, &cell(key, seed), &serde_json::json!({}), &benchmarks);
+        });
     }
     let mut clock = std::time::Instant::now();
     let mut lap = |what: &str| {
@@ -364,4 +412,54 @@ fn time_of_the_full_table() {
     let bytes: usize = files("main", &table, &arms).unwrap().iter().map(|(_, text)| text.len()).sum();
     lap("files");
     println!("{bytes} bytes");
+}
+
+/// The command `harness report` on 6 arms with 3 seeds of 122,168 samples each: seconds, processor seconds of all
+/// threads, and the most memory it held. Reads `/proc`, hence Linux alone.
+#[cfg(all(feature = "candle", target_os = "linux"))]
+#[test]
+#[ignore = "measures; --ignored --nocapture shows seconds"]
+fn time_of_the_command() {
+    use crate::run::{ARMS, harness};
+    use harness::algo::Algorithm;
+    use harness::config::{RunConfig, Scale, Study};
+
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path().join("runs")).unwrap();
+    let benchmarks = PaperTables::load().unwrap().benchmarks;
+    let (scale, study) = (Scale::load("7b").unwrap(), Study::load("main").unwrap());
+    for (arm, seed) in ARMS.iter().flat_map(|arm| (1..=3).map(move |seed| (arm, seed))) {
+        let config: RunConfig<Algorithm> = RunConfig::resolve(&scale, &study, arm, seed, &[]).unwrap();
+        store_full_evaluation(&store, &config.key(), &config.to_value().unwrap(), &benchmarks);
+    }
+    for _ in 0..3 {
+        let mut command = harness(["report", "--scale", "7b", "--seeds", "1,2,3", "--out"]);
+        command.arg(folder.path()).stdout(std::process::Stdio::null());
+        let (clock, used) = (std::time::Instant::now(), children_secs());
+        let mut child = command.spawn().unwrap();
+        let status = format!("/proc/{}/status", child.id());
+        let mut most = String::new();
+        while child.try_wait().unwrap().is_none() {
+            let text = std::fs::read_to_string(&status).unwrap_or_default();
+            most = text.lines().find_map(|line| line.strip_prefix("VmHWM:")).map_or(most, str::to_owned);
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        assert!(child.wait().unwrap().success());
+        let (wall, processor) = (clock.elapsed().as_secs_f64(), children_secs() - used);
+        println!("{wall:.2} s, {processor:.2} s of all threads, at most {}", most.trim());
+    }
+    let text = std::fs::read_to_string(folder.path().join("results/7b/main.json")).unwrap();
+    println!("main.json: BLAKE3 {}", blake3::hash(text.as_bytes()));
+    let table: Table = serde_json::from_str(&text).unwrap();
+    let samples = |row: &harness::report::ScoreRow| row.counts.measured().unwrap().samples;
+    assert!(table.rows.iter().map(samples).eq([3 * 122_168; 6]));
+}
+
+/// Processor seconds, in the program and the system, of the processes that this one has waited for.
+#[cfg(all(feature = "candle", target_os = "linux"))]
+fn children_secs() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    // Fields 16 and 17 of proc(5), in hundredths of a second; the first after the name is field 3.
+    fields[13..15].iter().map(|ticks| ticks.parse::<f64>().unwrap() / 100.0).sum()
 }

@@ -9,6 +9,7 @@ mod arms;
 mod base;
 mod budget;
 mod figures;
+mod footing;
 mod forecast;
 mod homes;
 mod inputs;
@@ -35,7 +36,7 @@ use crate::eval::evaluate;
 use crate::model::Compute;
 use crate::model::checkpoint::{SaveSettings, WeightType};
 use crate::progress::Progress;
-use crate::report::{Arm, ArmState, PaperTables, Table, TableSpec};
+use crate::report::{Arm, ArmState, PaperTables, Published, Table, TableSpec};
 use crate::rollout::Policy;
 use crate::settings::{Dtype, EvalSettings};
 use crate::spotlight::spotlight;
@@ -72,6 +73,8 @@ pub struct Plan {
     pub out: PathBuf,
     /// Where files of the hub come from.
     pub sources: Sources,
+    /// Whether to keep event files of TensorBoard.
+    pub tensorboard: bool,
 }
 
 impl Plan {
@@ -144,7 +147,10 @@ pub fn reproduce(plan: &Plan, progress: &dyn Progress, mut show: impl FnMut(&Tab
     refuse_missing_device(&configs)?;
     let store = plan.store()?;
     for config in &configs {
-        let cell = store.cell(&config.key(), &config.to_value()?)?;
+        let mut cell = store.cell(&config.key(), &config.to_value()?)?;
+        if plan.tensorboard {
+            cell.keep_events()?;
+        }
         if cell.is_done() {
             if let Some(inputs) = cell.inputs::<Inputs>()? {
                 inputs.check_pins(config, &plan.sources)?;
@@ -209,7 +215,8 @@ fn table(plan: &Plan) -> Result<(Table, Vec<Arm>)> {
             columns = questions::columns(&config)?;
         }
         for row in variant.paper.iter().filter(|row| row.size == plan.paper_size()) {
-            rows.push(paper.row(&row.table, &row.size, &row.row)?.clone());
+            let row = paper.row(&row.table, &row.size, &row.row)?.clone();
+            rows.push(Published { arm: variant.name.clone(), row });
         }
     }
     let protocol: EvalSettings = protocol.context("the study has no variants")?;
@@ -229,6 +236,7 @@ fn table(plan: &Plan) -> Result<(Table, Vec<Arm>)> {
         resamples: RESAMPLES,
         statistics_seed: STATISTICS_SEED,
         paper: rows,
+        footing: footing::footing(plan)?,
     };
     Ok((Table::new(spec, &arms)?, arms))
 }

@@ -31,7 +31,7 @@ fn plan(study: &str, args: &StudyArgs) -> Result<Plan> {
     overrides.extend(settings(args.protocol, &args.overrides)?);
     let homes = Homes::new(&scale, &study, &overrides)?;
     let (out, sources) = (args.out.clone(), args.sources.sources()?);
-    let plan = Plan { scale, study, variants, seeds, overrides, homes, out, sources };
+    let plan = Plan { scale, study, variants, seeds, overrides, homes, out, sources, tensorboard: false };
     plan.check()?;
     Ok(plan)
 }
@@ -60,7 +60,7 @@ pub(super) fn settings(protocol: Option<Protocol>, overrides: &[String]) -> Resu
 
 /// `reproduce` and `ablate`.
 pub(super) fn run(study: &str, args: &RunArgs) -> Result<()> {
-    let plan = plan(study, &args.study)?;
+    let plan = Plan { tensorboard: args.tensorboard, ..plan(study, &args.study)? };
     if args.dry_run {
         print!("{}", study::forecast(&plan)?);
         return Ok(());

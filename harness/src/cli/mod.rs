@@ -110,6 +110,9 @@ struct RunArgs {
     /// Print arms, cells, downloads, steps, tokens, memory and time; download and run nothing
     #[arg(long)]
     dry_run: bool,
+    /// Keep the figures of every step as an event file too: `tensorboard --logdir OUT/runs` shows them
+    #[arg(long)]
+    tensorboard: bool,
 }
 
 #[derive(Args)]
@@ -233,6 +236,9 @@ struct TrainArgs {
     /// Take random weights where the directory of --model holds none: to time and to test, not to learn
     #[arg(long, requires = "model")]
     untrained: bool,
+    /// Keep the figures of every step as an event file too: `tensorboard --logdir OUT/runs` shows them
+    #[arg(long)]
+    tensorboard: bool,
     #[command(flatten)]
     own: OwnArgs,
 }

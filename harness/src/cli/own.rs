@@ -10,7 +10,7 @@ use crate::image::AreaRule;
 use crate::model::Compute;
 use crate::model::checkpoint::fingerprint;
 use crate::progress::Progress;
-use crate::report::{Arm, ArmState, Table, TableSpec};
+use crate::report::{Arm, ArmState, Footing, Table, TableSpec};
 use crate::rollout::Policy;
 use crate::settings::PixelRange;
 use crate::stats::ItemScore;
@@ -172,7 +172,11 @@ pub(super) fn train(args: &TrainArgs) -> Result<()> {
         let limit = data.max_prompt_tokens;
         questions = study::without_long_prompts(questions, &base.policy, limit, &mut record, &display)?;
     }
-    let OwnRun { config, policy, cell, .. } = OwnRun::open(&args.own, config, "train", base, vec![record])?;
+    let OwnRun { config, policy, mut cell, .. } =
+        OwnRun::open(&args.own, config, "train", base, vec![record])?;
+    if args.tensorboard {
+        cell.keep_events()?;
+    }
     study::refuse_what_cannot_fit(&config, &policy, &questions)?;
     let recipe = Recipe {
         algorithm: &algorithm,
@@ -284,6 +288,7 @@ fn eval_table(run: &OwnRun, args: &EvalArgs, benchmarks: Vec<String>, lines: &[S
         resamples: 1,
         statistics_seed: 1,
         paper: vec![],
+        footing: Footing::Tiny,
     };
     Table::new(spec, &arms)
 }

@@ -1,8 +1,8 @@
 //! From the scores of the arms to the numbers of a table.
 
 use super::table::{
-    Arm, ArmState, Cell, Change, ChangeRow, Counts, Interval, Part, RunScore, Score, ScoreRow, SeedScore,
-    Table, TableSpec,
+    Arm, ArmState, Cell, Change, ChangeRow, Counts, Footing, Interval, Part, RunScore, Score, ScoreRow,
+    SeedScore, Table, TableSpec,
 };
 use crate::stats::{
     Clusters, Difference, Estimate, ItemMean, ItemScore, OverRuns, Resampling, SeedSpread, by_benchmark,
@@ -35,7 +35,7 @@ impl Table {
     /// Computes the table of `arms`, in the order given, with the differences to the baseline.
     ///
     /// # Errors
-    /// Names what is wrong: two arms with one key; no arm with the key of the baseline; scores of another arm,
+    /// Names what is wrong: two arms with one key; no arm with the key of the baseline or of a published row; scores of another arm,
     /// of a benchmark that is no column, without exactly k samples, missing under a seed; on a benchmark that
     /// both have, an item that the arm or the baseline lacks.
     pub fn new(spec: TableSpec, arms: &[Arm]) -> Result<Table> {
@@ -57,7 +57,9 @@ impl Table {
                     .with_context(|| format!("arm {} against baseline {}", arm.key, spec.baseline))
             })
             .collect::<Result<_>>()?;
-        Ok(Table { spec, rows, changes })
+        let mut table = Table { spec, rows, changes, verification: vec![] };
+        table.verification = table.checks();
+        Ok(table)
     }
 }
 
@@ -78,6 +80,17 @@ fn check(spec: &TableSpec, arms: &[Arm]) -> Result<()> {
         "a table needs at least one benchmark and each once, not {:?}",
         spec.benchmarks
     );
+    if let Some(other) = spec.paper.iter().find(|published| !keys.contains(published.arm.as_str())) {
+        anyhow::bail!("the published row {:?} belongs to {}, which is no arm", other.row.row, other.arm);
+    }
+    if let Footing::Paper { items } = &spec.footing {
+        ensure!(
+            items.len() == columns.len(),
+            "{} numbers of items are given for {} benchmarks",
+            items.len(),
+            columns.len()
+        );
+    }
     Ok(())
 }
 
@@ -322,6 +335,6 @@ fn pct(fraction: f64) -> f64 {
 }
 
 /// Rounded to six decimals, so that the last bits of a library function never reach a file.
-fn steady(value: f64) -> f64 {
+pub(super) fn steady(value: f64) -> f64 {
     (value * 1e6).round() / 1e6 + 0.0
 }

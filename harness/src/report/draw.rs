@@ -24,7 +24,10 @@ impl Table {
 
     /// LaTeX for a document that loads `booktabs`: one `table` environment per section.
     pub fn latex(&self) -> String {
-        let mut text = format!("% {}\n% Needs \\usepackage{{booktabs}}.\n", one_line(&self.spec.title));
+        let mut text = format!(
+            "% {}\n% Needs \\usepackage{{booktabs}}; eight benchmarks fill a page of A4 in landscape.\n",
+            one_line(&self.spec.title)
+        );
         self.footer().iter().for_each(|line| text += &format!("% {}\n", one_line(line)));
         self.sections().iter().for_each(|section| text += &latex_table(section));
         text
@@ -172,12 +175,20 @@ fn markdown_escape(text: &str) -> String {
     escaped
 }
 
-/// Text that LaTeX prints as it is, on one line.
+/// Text that LaTeX prints as it is, on one line. At the beginning `[` and `*` would be taken for arguments of the line end
+/// before them, and two hyphens anywhere for a dash. Letters that are neither Latin nor Greek are left: they need XeLaTeX
+/// or LuaLaTeX and a font.
 fn latex_escape(text: &str) -> String {
     let mut escaped = String::new();
     for c in one_line(text).chars() {
         match c {
             '&' | '%' | '$' | '#' | '_' | '{' | '}' => escaped.extend(['\\', c]),
+            '[' | '*' if escaped.is_empty() => escaped.extend(['{', c, '}']),
+            '-' | '–' | '—' => {
+                let apart = if escaped.ends_with('-') { "{}" } else { "" };
+                escaped += &format!("{apart}{}", dash(c));
+            }
+            '`' => escaped += "\\textasciigrave{}",
             '\\' => escaped += "\\textbackslash{}",
             '~' => escaped += "\\textasciitilde{}",
             '^' => escaped += "\\textasciicircum{}",
@@ -187,11 +198,51 @@ fn latex_escape(text: &str) -> String {
             '"' => escaped += "''",
             '±' => escaped += "$\\pm$",
             '−' => escaped += "$-$",
-            '–' => escaped += "--",
-            _ => escaped.push(c),
+            _ => match latex_symbol(c) {
+                Some(name) => escaped += &format!("$\\{name}$"),
+                None => escaped.push(c),
+            },
         }
     }
     escaped
+}
+
+fn dash(c: char) -> &'static str {
+    match c {
+        '–' => "--",
+        '—' => "---",
+        _ => "-",
+    }
+}
+
+/// The command, in mathematics, of a character that LaTeX has no letter for.
+fn latex_symbol(c: char) -> Option<&'static str> {
+    const SYMBOLS: [(char, &str); 23] = [
+        ('≤', "leq"),
+        ('≥', "geq"),
+        ('≈', "approx"),
+        ('≠', "neq"),
+        ('∞', "infty"),
+        ('→', "rightarrow"),
+        ('α', "alpha"),
+        ('β', "beta"),
+        ('γ', "gamma"),
+        ('δ', "delta"),
+        ('ε', "varepsilon"),
+        ('η', "eta"),
+        ('θ', "theta"),
+        ('λ', "lambda"),
+        ('μ', "mu"),
+        ('π', "pi"),
+        ('ρ', "rho"),
+        ('σ', "sigma"),
+        ('τ', "tau"),
+        ('φ', "varphi"),
+        ('ω', "omega"),
+        ('Δ', "Delta"),
+        ('Σ', "Sigma"),
+    ];
+    SYMBOLS.iter().find(|(symbol, _)| *symbol == c).map(|(_, name)| *name)
 }
 
 #[cfg(test)]
@@ -205,6 +256,24 @@ mod tests {
             "a\\&b \\% \\$ \\# \\_ \\{ \\} \\textbackslash{} \\textasciitilde{} \\textasciicircum{} \
              $<$ $>$ \\textbar{} '' $\\pm$ $-$ -- c"
         );
+    }
+
+    #[test]
+    fn latex_gets_no_arguments_ligatures_or_unknown_letters() {
+        for (text, wanted) in [
+            ("[t] [*]", "{[}t] [*]"),
+            ("*", "{*}"),
+            ("--set a---b-–—", "-{}-set a-{}-{}-b-{}--{}---"),
+            ("`x` ``y''", "\\textasciigrave{}x\\textasciigrave{} \\textasciigrave{}\\textasciigrave{}y''"),
+            ("λ ≤ 0.06 → Δ", "$\\lambda$ $\\leq$ 0.06 $\\rightarrow$ $\\Delta$"),
+            ("the model’s “é” – a — b × c", "the model’s “é” -- a --- b × c"),
+            ("Frage 3: Größe, 問題", "Frage 3: Größe, 問題"),
+            ("a\u{a0}b\u{2028}c\td", "a b c d"),
+            ("\\input{x}%", "\\textbackslash{}input\\{x\\}\\%"),
+            ("~^~", "\\textasciitilde{}\\textasciicircum{}\\textasciitilde{}"),
+        ] {
+            assert_eq!(latex_escape(text), wanted, "{text}");
+        }
     }
 
     #[test]

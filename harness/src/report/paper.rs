@@ -36,6 +36,17 @@ pub struct PaperRow {
     pub average_pct: f64,
 }
 
+impl PaperRow {
+    /// The published values of these benchmarks, then the average: only where they are all that it is the average of.
+    pub(super) fn values(&self, benchmarks: &[String]) -> Vec<Option<f64>> {
+        let mut values: Vec<Option<f64>> =
+            benchmarks.iter().map(|name| self.scores_pct.get(name).copied()).collect();
+        let same_columns = values.len() == self.scores_pct.len() && values.iter().all(Option::is_some);
+        values.push(same_columns.then_some(self.average_pct));
+        values
+    }
+}
+
 /// All published rows.
 #[derive(Clone, Debug)]
 pub struct PaperTables {

@@ -2,12 +2,12 @@
 
 use super::PaperRow;
 use super::table::{
-    Cell, Change, ChangeRow, Counts, Interval, Part, RunScore, Score, ScoreRow, SeedScore, Table,
+    Cell, Change, ChangeRow, Counts, Footing, Interval, Part, RunScore, Score, ScoreRow, SeedScore, Table,
 };
 use serde::Serialize;
 
 /// Shown where a value does not exist (no interval).
-const NONE: &str = "–";
+pub(super) const NONE: &str = "–";
 /// Shown where one training seed says nothing.
 const UNKNOWN: &str = "not known";
 
@@ -35,6 +35,8 @@ impl Table {
         if !self.spec.paper.is_empty() {
             sections.push(self.paper_section());
         }
+        sections.extend(self.verification_section());
+        sections.extend(self.claim_section());
         sections.extend([self.outcome_section(), self.kinds_section()]);
         sections
     }
@@ -98,16 +100,20 @@ impl Table {
     }
 
     fn paper_section(&self) -> Section {
+        let rows = self.spec.paper.iter();
+        let comparable = match self.spec.footing {
+            Footing::Paper { .. } => "They stand beside ours below.",
+            Footing::Changed | Footing::Tiny => {
+                "Not comparable as numbers with the rows above; at most the order and the direction of differences are."
+            }
+        };
         Section {
             title:
                 "As published: the paper's models (size in brackets) on the real benchmarks, arXiv 2510.09285"
                     .into(),
-            note:
-                "Not measured by this harness. Single runs without intervals. Not comparable as numbers with \
-                   the rows above; at most the order and the direction of differences are."
-                    .into(),
+            note: format!("Not measured by this harness. Single runs without intervals. {comparable}"),
             header: self.header("Paper"),
-            groups: vec![self.spec.paper.iter().map(|row| paper_cells(row, &self.spec.benchmarks)).collect()],
+            groups: vec![rows.map(|published| paper_cells(&published.row, &self.spec.benchmarks)).collect()],
         }
     }
 
@@ -288,13 +294,9 @@ fn verdict(mean_pct: f64, resolved: bool) -> &'static str {
     }
 }
 
-/// Scores by the name of the column; the published average only where the columns are the published ones.
 fn paper_cells(row: &PaperRow, benchmarks: &[String]) -> Vec<String> {
-    let scores: Vec<Option<f64>> = benchmarks.iter().map(|name| row.scores_pct.get(name).copied()).collect();
-    let same_columns = scores.len() == row.scores_pct.len() && scores.iter().all(Option::is_some);
-    let average = same_columns.then_some(row.average_pct);
     let label = format!("{} ({}, {})", row.row, row.table, row.size);
-    std::iter::once(label).chain(scores.into_iter().chain([average]).map(optional)).collect()
+    std::iter::once(label).chain(row.values(benchmarks).into_iter().map(optional)).collect()
 }
 
 fn outcome_cells(row: &ScoreRow) -> Vec<String> {
@@ -372,11 +374,11 @@ fn show<T>(cell: &Cell<T>, text: impl Fn(&T) -> String) -> String {
     cell.measured().map_or_else(|| cell.status().into(), text)
 }
 
-fn optional(value: Option<f64>) -> String {
+pub(super) fn optional(value: Option<f64>) -> String {
     value.map_or(NONE.into(), |value| format!("{value:.1}"))
 }
 
-fn with_half_width(value: String, interval: Option<Interval>) -> String {
+pub(super) fn with_half_width(value: String, interval: Option<Interval>) -> String {
     match interval {
         Some(interval) => format!("{value} ±{:.1}", half_width(interval)),
         None => value,
@@ -388,7 +390,7 @@ fn half_width(interval: Interval) -> f64 {
 }
 
 /// With a sign; what rounds to zero has none.
-fn signed(value: f64) -> String {
+pub(super) fn signed(value: f64) -> String {
     match format!("{value:+.1}").as_str() {
         "+0.0" | "-0.0" => "0.0".into(),
         text => text.replace('-', "−"),

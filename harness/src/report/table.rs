@@ -1,6 +1,7 @@
 //! What a table is made from and every number in it.
 
 use super::PaperRow;
+use super::verification::Check;
 use crate::stats::ItemScore;
 use serde::{Deserialize, Serialize};
 
@@ -53,8 +54,34 @@ pub struct TableSpec {
     pub resamples: usize,
     /// Seed of the sign flips.
     pub statistics_seed: u64,
-    /// Published rows to show below.
-    pub paper: Vec<PaperRow>,
+    /// Published rows to show below, and the arms that reproduce them.
+    pub paper: Vec<Published>,
+    /// What the numbers are of, compared with the published ones.
+    pub footing: Footing,
+}
+
+/// A row of the paper that an arm reproduces.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Published {
+    /// Key of the arm.
+    pub arm: String,
+    /// The row.
+    pub row: PaperRow,
+}
+
+/// What the numbers of a table are of, compared with the published ones.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Footing {
+    /// The paper's model and settings; `items` says how many questions its protocol has, by benchmark of the table.
+    Paper {
+        /// In the order of the table's benchmarks.
+        items: Vec<usize>,
+    },
+    /// The paper's model, but other settings.
+    Changed,
+    /// Another model and other questions.
+    Tiny,
 }
 
 impl TableSpec {
@@ -295,6 +322,8 @@ pub struct Table {
     pub rows: Vec<ScoreRow>,
     /// One row per arm but the baseline.
     pub changes: Vec<ChangeRow>,
+    /// Every published value of the spec beside ours.
+    pub verification: Vec<Check>,
 }
 
 impl Table {

@@ -1,5 +1,6 @@
 //! A cell: one run of one variant with one seed, resumable at any moment.
 
+use super::events::Events;
 use super::provenance::Provenance;
 use super::sealed::{Checkpoint, Checkpoints};
 use super::{CellKey, SampleLog, canonical, files, parse_json};
@@ -215,6 +216,8 @@ impl CellRecord {
 pub struct Cell {
     record: CellRecord,
     checkpoints: Checkpoints,
+    /// The event file, where one is kept.
+    events: Option<Events>,
     _lock: File,
 }
 
@@ -232,10 +235,23 @@ impl Cell {
         let lock = lock(&dir, key)?;
         files::sweep(&dir)?;
         let checkpoints = Checkpoints::open(dir.join(CHECKPOINTS))?;
-        let cell = Cell { record: CellRecord { key: key.clone(), dir }, checkpoints, _lock: lock };
+        let cell =
+            Cell { record: CellRecord { key: key.clone(), dir }, checkpoints, events: None, _lock: lock };
         cell.settle_config(resolved)?;
         cell.note_provenance()?;
         Ok(cell)
+    }
+
+    /// From now on keeps the figures of every step as an event file of TensorBoard too, beginning with the steps so far;
+    /// a cell without any has no such file before its training begins.
+    pub fn keep_events(&mut self) -> Result<()> {
+        let events = Events::of(&self.record.dir);
+        let metrics = self.metrics()?;
+        if !metrics.is_empty() {
+            events.rewrite(&metrics, &self.timing()?)?;
+        }
+        self.events = Some(events);
+        Ok(())
     }
 
     /// Keeps what the cell is made from besides its settings, or refuses where it was begun with something else.
@@ -307,7 +323,7 @@ impl Cell {
 
     /// Brings the cell back to its newest checkpoint and returns it; `None` means: start at step 0.
     ///
-    /// Lines of later steps are removed from the logs, since the steps will be taken again. Fails if the
+    /// Lines of later steps are removed from the logs and the event file, since the steps will be taken again. Fails if the
     /// checkpoint is damaged, or if `metrics.jsonl` is damaged or lacks a step that the checkpoint has.
     pub fn resume(&self) -> Result<Option<Checkpoint>> {
         let checkpoint = self.checkpoints.newest()?;
@@ -321,10 +337,13 @@ impl Cell {
             self.dir.join(METRICS).display(),
             self.dir.display()
         );
+        if let Some(events) = &self.events {
+            events.rewrite(&self.metrics()?, &self.timing()?)?;
+        }
         Ok(checkpoint)
     }
 
-    /// Appends one step to `metrics.jsonl` and `timing.jsonl`. `step` counts from 1.
+    /// Appends one step to `metrics.jsonl` and `timing.jsonl`, and to the event file where one is kept. `step` counts from 1.
     ///
     /// Fails, naming it, if a figure is not finite: JSON has no such number, and it means a diverged run.
     pub fn log_step(
@@ -339,7 +358,10 @@ impl Cell {
                 bail!("{}: `{figure}` is {value} at step {step}: a lower learning rate may help", self.key);
             }
             let text = serde_json::to_string(&line)? + "\n";
-            files::append(&self.dir.join(name), &text, false)?;
+            files::append(&self.dir.join(name), text.as_bytes(), false)?;
+        }
+        if let Some(events) = &self.events {
+            events.append(step, metrics, timing)?;
         }
         Ok(())
     }

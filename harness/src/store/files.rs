@@ -7,7 +7,7 @@ use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
 /// The message of every failed write: which file, and what the user can do.
-fn cannot_write(path: &Path) -> String {
+pub(super) fn cannot_write(path: &Path) -> String {
     format!(
         "cannot write {}: make the folder writable, free disk space, or choose another folder with --out",
         path.display()
@@ -88,11 +88,11 @@ pub(super) fn lock_file(path: &Path) -> Result<File> {
     options.create(true).truncate(false).write(true).open(path).with_context(|| cannot_write(path))
 }
 
-/// Appends text to a file in one write, and makes it durable when `sync` is set.
-pub(super) fn append(path: &Path, text: &str, sync: bool) -> Result<()> {
+/// Appends to a file in one write, and makes it durable when `sync` is set.
+pub(super) fn append(path: &Path, bytes: &[u8], sync: bool) -> Result<()> {
     let write = || -> std::io::Result<()> {
         let mut file = OpenOptions::new().create(true).append(true).open(path)?;
-        file.write_all(text.as_bytes())?;
+        file.write_all(bytes)?;
         if sync { file.sync_all() } else { Ok(()) }
     };
     write().with_context(|| cannot_write(path))

@@ -6,6 +6,7 @@
 //!     provenance.json    what wrote the cell: one entry per distinct build or machine
 //!     metrics.jsonl      one line per step, deterministic figures only
 //!     timing.jsonl       one line per step, wall-clock figures, kept apart from the above
+//!     tensorboard/       the same figures as an event file, where asked for (--tensorboard)
 //!     samples.jsonl      one line per evaluated completion (`samples.partial.jsonl` until all are there)
 //!     rollouts/step-<n>.jsonl   training responses of a step, token by token
 //!     spotlight/<n>.jsonl       the first items of the n-th benchmark, token by token, with their pictures
@@ -26,6 +27,7 @@
 mod artifact;
 mod canonical;
 mod cell;
+mod events;
 mod files;
 mod line_writer;
 mod machine;

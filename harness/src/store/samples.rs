@@ -102,7 +102,7 @@ impl<'a> SampleLog<'a> {
             text += &serde_json::to_string(line)?;
             text.push('\n');
         }
-        files::append(&self.partial, &text, true)?;
+        files::append(&self.partial, text.as_bytes(), true)?;
         self.complete.push(benchmark.into());
         Ok(())
     }
