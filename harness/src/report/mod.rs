@@ -9,7 +9,8 @@
 //! [`TableSpec`] says how to compare and what the footer states; [`Table`] is every number, rounded to a
 //! millionth of a percent; `sections` lays it out as text cells, which the renderers draw. `items` writes and
 //! reads `*.items.csv`, from which the table can be computed again; [`PaperTables`] holds the paper's numbers, and each
-//! [`Check`] one of them beside ours.
+//! [`Check`] one of them beside ours; [`figures()`] draws training curves and the dependency of tokens, and
+//! [`Table::page`] puts everything into one HTML file.
 //!
 //! What it does not know: where files lie and how they are written (it returns names and contents), how a
 //! completion was graded, what an algorithm is.
