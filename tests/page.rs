@@ -38,7 +38,9 @@ fn a_page_needs_no_other_file_and_no_network() {
     for outside in ["src=\"http", "href=\"http", "<link", "@import", "url(", "<script src", "fetch("] {
         assert!(!page.contains(outside), "{outside}");
     }
-    for inside in ["#tables", "#spotlight", "#settings", "#provenance"] {
+    assert!(page.contains("figure svg [fill=\"#333333\"] { fill: var(--ink); }"), "the style is not escaped");
+    assert!(page.matches("<svg ").count() > 4, "figures are drawn in the page");
+    for inside in ["#tables", "#figures", "#spotlight", "#settings", "#provenance"] {
         let anchor = format!("id=\"{}\"", &inside[1..]);
         assert!(page.contains(&format!("href=\"{inside}\"")) && page.contains(&anchor), "{inside}");
     }

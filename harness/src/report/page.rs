@@ -158,7 +158,7 @@ fn class(text: &str) -> &'static str {
         "measured" | "higher" | "agrees" => "higher",
         "lower" | "opposite" => "lower",
         "running" => "idle",
-        _ if text.starts_with("not ") => "idle",
+        _ if text.starts_with("not ") || text.starts_with("tiny: ") => "idle",
         _ => "",
     }
 }
@@ -275,7 +275,7 @@ fn round(x: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::{Arm, ArmState, TableSpec};
+    use crate::report::{Arm, ArmState, Footing, TableSpec};
     use crate::settings::CorruptionKind;
 
     fn table(title: &str) -> Table {
@@ -293,6 +293,7 @@ mod tests {
             resamples: 1,
             statistics_seed: 1,
             paper: vec![],
+            footing: Footing::Tiny,
         };
         let arm = Arm { key: "dapo".into(), label: "D <b>&".into(), state: ArmState::NotRun };
         Table::new(spec, &[arm]).unwrap()

@@ -104,7 +104,17 @@ mod tests {
         let hub = crate::hub::Settings::new(out.join("hub"), out.join("hub.lock"));
         let rows = crate::bench::RowCheck::Refuse;
         let sources = Sources { hub, folder: None, rows, unfiltered: false };
-        Plan { scale, study, variants, seeds: vec![1, 2], overrides: vec![], homes, out: out.into(), sources }
+        Plan {
+            scale,
+            study,
+            variants,
+            seeds: vec![1, 2],
+            overrides: vec![],
+            homes,
+            out: out.into(),
+            sources,
+            tensorboard: false,
+        }
     }
 
     fn rollout(step: u64) -> RolloutLine {
