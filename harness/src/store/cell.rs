@@ -183,13 +183,15 @@ impl CellRecord {
 
     fn check_samples(&self, bytes: &[u8]) -> Result<()> {
         let done = self.dir.join(DONE);
-        let mark: Mark = parse_json(&done, &files::read(&done)?)?;
+        let again = || {
+            format!("delete {} and run the study again: it trains and evaluates nothing anew", done.display())
+        };
+        let mark: Mark = parse_json(&done, &files::read(&done)?).with_context(again)?;
         ensure!(
             mark.samples_blake3 == hash(bytes),
-            "{} has changed since the run was completed: restore it; or, if the change is meant, delete {} and run the \
-             study again, which trains and evaluates nothing anew",
+            "{} has changed since the run was completed: restore it; or, if the change is meant, {}",
             self.dir.join(SAMPLES).display(),
-            done.display()
+            again()
         );
         Ok(())
     }
