@@ -137,3 +137,29 @@ fn a_page_without_kept_answers() {
     let page = page(folder.path());
     assert!(!page.contains("id=\"spotlight\"") && page.contains("id=\"tables\""));
 }
+
+/// Every study of the repository is reported; what has not run is said not to have.
+#[test]
+fn all_studies_at_once() {
+    let folder = reference().whole();
+    fs::remove_dir_all(folder.path().join("results")).unwrap();
+    succeeds(study("report", folder.path(), &["--study", "all"]));
+    let results = folder.path().join("results/smoke");
+    let sheet = fs::read_to_string(results.join("summary.md")).unwrap();
+    let lines = |study: &str| {
+        sheet
+            .lines()
+            .filter(|line| line.starts_with(&format!("| {} |", study.replace('_', "\\_"))))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(lines("main").len(), 5);
+    assert!(lines("main").iter().all(|line| !line.contains("not run")), "{sheet}");
+    assert!(lines("dependency").iter().all(|line| line.contains("not run")), "{sheet}");
+    for study in harness::config::Study::names() {
+        assert!(results.join(format!("{study}.html")).is_file(), "{study}");
+        assert!(!lines(study).is_empty() && results.join(format!("{study}.csv")).is_file(), "{study}");
+    }
+    let main = |kind: &str| fs::read(results.join(format!("main.{kind}"))).unwrap();
+    let before = |kind: &str| fs::read(reference().out().join(format!("results/smoke/main.{kind}"))).unwrap();
+    assert!(main("md") == before("md") && main("html") == before("html"));
+}

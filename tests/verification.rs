@@ -4,6 +4,7 @@
 use crate::run::{harness, succeeds};
 use harness::report::{
     Arm, ArmState, Check, Direction, Footing, ItemScore, PaperRow, Published, Standing, Table, TableSpec,
+    summary,
 };
 #[cfg(feature = "candle")]
 use std::path::Path;
@@ -262,4 +263,28 @@ fn the_papers_footing_is_its_settings_and_all_questions() {
     ] {
         assert_eq!(footing(folder.path(), scale, more), *wanted, "{scale} {more:?}");
     }
+}
+
+/// One line per difference of every table, in words and as numbers; an arm that has not run has no number.
+#[test]
+fn all_studies_on_one_sheet() {
+    let tables =
+        [against(vppo(&[6, 6, 6, 7]), 60.0, Footing::Tiny), against(ArmState::NotRun, 55.0, Footing::Tiny)];
+    let sheet = summary(&tables).unwrap();
+    assert_eq!(
+        sheet.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(),
+        ["summary.md", "summary.csv"]
+    );
+    let text = &sheet[0].1;
+    assert!(text.contains("1 of 2 differences are measured"), "{text}");
+    assert!(text.contains("| VPPO − DAPO | +28.1 ±9.9 | higher | +2.5 | agrees |"), "{text}");
+    assert!(text.contains("| VPPO − DAPO | not run | not run | −2.5 | – |"), "{text}");
+    let rows: Vec<&str> = sheet[1].1.lines().collect();
+    assert_eq!(rows.len(), 3);
+    assert!(
+        rows[1].ends_with(",vppo,VPPO,dapo,measured,28.1250,18.1799,38.0701,questions,2.5000,agrees"),
+        "{}",
+        rows[1]
+    );
+    assert!(rows[2].ends_with(",vppo,VPPO,dapo,not run,,,,,-2.5000,"), "{}", rows[2]);
 }

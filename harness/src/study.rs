@@ -184,6 +184,22 @@ pub fn report(plan: &Plan) -> Result<Table> {
     Ok(table)
 }
 
+/// Reports of several studies of one scale and the same seeds, and all of them on one sheet; returns its Markdown.
+pub fn report_all(plans: &[Plan], progress: &dyn Progress) -> Result<String> {
+    progress.begin("report", 0, plans.len() as u64);
+    let mut tables = vec![];
+    for plan in plans {
+        let table = report(plan).with_context(|| format!("study {}", plan.study.name))?;
+        tables.push(table);
+        progress.advance(tables.len() as u64, &plan.study.name);
+    }
+    progress.end();
+    let files = crate::report::summary(&tables)?;
+    let first = plans.first().context("no study to report")?;
+    write_files(&first.results(), &files)?;
+    Ok(files.into_iter().map(|(_, text)| text).next().unwrap_or_default())
+}
+
 /// Makes the tables from the stored lines and writes them to the results folder.
 fn tables(plan: &Plan) -> Result<Table> {
     let (table, arms) = table(plan)?;

@@ -14,6 +14,8 @@ use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
+/// What stands for every study of the repository.
+const ALL: &str = "all";
 /// Columns of the terminal's tables.
 pub(super) const COLUMNS: usize = 120;
 
@@ -103,9 +105,22 @@ pub(super) fn list(args: &ListArgs) -> Result<()> {
 }
 
 pub(super) fn report(args: &ReportArgs) -> Result<()> {
+    if args.name == ALL {
+        return report_all(&args.study);
+    }
     let plan = plan(&args.name, &args.study)?;
     println!("{}", study::report(&plan)?.terminal(COLUMNS));
     println!("{}", made(&plan));
+    Ok(())
+}
+
+/// The studies of the repository, each as `report` makes it, and a sheet of all.
+fn report_all(args: &StudyArgs) -> Result<()> {
+    ensure!(args.variants.is_empty(), "--variants is for one study");
+    let plans = Study::names().into_iter().map(|name| plan(name, args)).collect::<Result<Vec<_>>>()?;
+    print!("{}", study::report_all(&plans, &Display::new()?)?);
+    let results = plans.first().map(Plan::results).unwrap_or_default();
+    println!("\nsheet: {}", results.join("summary.md").display());
     Ok(())
 }
 

@@ -144,7 +144,7 @@ struct ListArgs {
 
 #[derive(Args)]
 struct ReportArgs {
-    /// Name of a study, or path of a study file
+    /// Name of a study, path of a study file, or all: those of the repository and a sheet of them
     #[arg(long = "study", value_name = "STUDY", default_value = "main")]
     name: String,
     #[command(flatten)]

@@ -161,7 +161,7 @@ fn one_line(text: &str) -> String {
 }
 
 /// Text that Markdown shows as it is, on one line.
-fn markdown_escape(text: &str) -> String {
+pub(super) fn markdown_escape(text: &str) -> String {
     let mut escaped = String::new();
     for c in one_line(text).chars() {
         match c {

@@ -25,6 +25,7 @@ mod long;
 mod page;
 mod paper;
 mod sections;
+mod summary;
 mod table;
 mod verification;
 
@@ -33,6 +34,7 @@ pub use figures::{ArmData, BaseData, Figure, FigureData, Response, TokenData, To
 pub use items::{items_by_arm, items_csv, parse_items};
 pub use page::{ArmPage, Mark, Page, RunPage, SettingChange, Spotlight, SpotlightArm};
 pub use paper::{PaperRow, PaperTables};
+pub use summary::summary;
 pub use table::{
     Arm, ArmState, Cell, Change, ChangeRow, Counts, Footing, Interval, Part, Published, RunScore, Score,
     ScoreRow, SeedScore, Table, TableSpec,

@@ -286,7 +286,7 @@ fn verdict_with_seeds(change: &Change) -> String {
 }
 
 /// What an interval says about the direction.
-fn verdict(mean_pct: f64, resolved: bool) -> &'static str {
+pub(super) fn verdict(mean_pct: f64, resolved: bool) -> &'static str {
     match (resolved, mean_pct > 0.0) {
         (false, _) => "not resolved",
         (true, true) => "higher",

@@ -97,7 +97,7 @@ impl Direction {
         }
     }
 
-    fn in_words(self) -> &'static str {
+    pub(super) fn in_words(self) -> &'static str {
         match self {
             Direction::Agrees => "agrees",
             Direction::Opposite => "opposite",
