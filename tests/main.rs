@@ -22,6 +22,7 @@ mod image;
 mod model;
 #[cfg(feature = "candle")]
 mod page;
+#[cfg(feature = "candle")]
 mod parity;
 #[cfg(feature = "candle")]
 mod plan;
